@@ -1,0 +1,1 @@
+"""Tracking: runs remembered in MLflow, written by the coordinating process alone."""
