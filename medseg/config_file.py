@@ -34,8 +34,7 @@ def load_pipeline(
     Raises UserError that lists every fault with file, line, key and the nearest valid name.
     """
     source = read_with_includes(path)
-    for text in overrides:
-        _override(source, text)
+    apply_overrides(source, overrides)
     _merge(source.values, extra or {}, source.places, {})
     return validate(Pipeline, source, str(path))
 
@@ -174,7 +173,7 @@ def _refuse_tricks(text: str, path: Path) -> None:
                 str(path),
                 "write the value out, or use include",
             )
-        if getattr(event, "tag", None) and "!" in str(event.tag):
+        if getattr(event, "tag", None) is not None:
             raise UserError(
                 f"line {line}: tags ({event.tag}) are not allowed", str(path), "write a plain value"
             )
@@ -195,7 +194,7 @@ def _plain(node: Any, keys: tuple, path: Path, places: dict[tuple, str]) -> Any:
             out[plain_key] = _plain(value, (*keys, plain_key), path, places)
         return out
     if isinstance(node, list):
-        for position in range(len(node)):
+        for position in range(len(node) if node.lc.data else 0):
             places[(*keys, position)] = f"{path.name} line {node.lc.item(position)[0] + 1}"
         return [_plain(v, (*keys, i), path, places) for i, v in enumerate(node)]
     for kind in (bool, int, float, str):
@@ -262,6 +261,12 @@ def _merge(
             places.update({k: v for k, v in new_places.items() if k[: len(keys) + 1] == (*keys, key)})
         if (*keys, key) in new_places:
             places[(*keys, key)] = new_places[(*keys, key)]
+
+
+def apply_overrides(source: Source, overrides: Iterable[str]) -> None:
+    """Applies `key.sub=value` texts in order; the values are read as YAML."""
+    for text in overrides:
+        _override(source, text)
 
 
 def _override(source: Source, text: str) -> None:

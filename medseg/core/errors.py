@@ -44,10 +44,11 @@ class Interrupted(Exception):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names that look most like `name`, best first."""
-    choices = [str(k) for k in known]
-    close = difflib.get_close_matches(name.lower(), [c.lower() for c in choices], n=count, cutoff=0.5)
-    return [next(c for c in choices if c.lower() == low) for low in close]
+    """The known names that look most like `name`, best first; none that is clearly further off than the best."""
+    likeness = {str(k): difflib.SequenceMatcher(None, name.lower(), str(k).lower()).ratio() for k in known}
+    best = max(likeness.values(), default=0.0)
+    close = [k for k, ratio in likeness.items() if ratio >= max(0.5, best - 0.1)]
+    return sorted(close, key=lambda k: -likeness[k])[:count]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

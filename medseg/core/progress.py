@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -98,6 +99,25 @@ def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
 
 def say(line: str = "") -> None:
     """One line for people, on standard error (standard output belongs to results and --json)."""
+    note(line)
     if not _QUIET:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
+
+
+_LOG: list[Path] = []
+
+
+def keep_log(path: Path | None) -> None:
+    """From now on every line that is said is also appended to `path` (None: no longer)."""
+    _LOG.clear()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _LOG.append(path)
+
+
+def note(line: str) -> None:
+    """One line for the log alone."""
+    for path in _LOG:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

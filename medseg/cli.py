@@ -1,0 +1,361 @@
+"""The verbs. A room is imported only when its verb is called."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from medseg import __version__
+from medseg.cli_door import SOME_FAILED, run_safely
+from medseg.cli_tools import AS_JSON, TOOLS
+
+
+class Verbs(click.Group):
+    """Verbs in the order of the road, and the nearest one for a mistyped name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as err:
+            from medseg.core.errors import did_you_mean
+
+            raise click.UsageError(f"no verb '{args[0]}'{did_you_mean(args[0], self.commands)}", ctx) from err
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="medseg")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Medical image segmentation, from cases to evidence.
+
+    \b
+    medseg run pipelines/ct_lung.yaml                 the whole road on a synthetic cohort
+    medseg run pipelines/ct_lung.yaml --data FOLDER   the same on your own cases
+    medseg init FOLDER                                writes a pipeline file for a data folder
+
+    Exit codes: 0 done, 2 your input needs a correction, 3 some cases failed, 1 a fault of medseg,
+    130 stopped by Ctrl-C, 75 stopped by SIGTERM (start again with --resume).
+    """
+    ctx.obj = {"debug": debug}
+
+
+def _options(*options: Callable) -> Callable:
+    def add(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+JOURNEY = _options(
+    click.argument("pipeline_file", type=click.Path(path_type=Path), metavar="PIPELINE"),
+    click.option("--data", type=click.Path(path_type=Path), help="Folder or manifest with your own cases."),
+    click.option(
+        "--model", type=click.Path(path_type=Path), help="Model folder (or run folder) to predict with."
+    ),
+    click.option("--out", type=click.Path(path_type=Path), help="Run folder. Default: runs/NAME-1, -2 ..."),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a setting, e.g. train.minutes=3.",
+    ),
+    click.option("--resume", is_flag=True, help="Continue the newest run of this pipeline."),
+    AS_JSON,
+)
+
+
+def _load(pipeline_file: Path, data: Path | None, model: Path | None, overrides: tuple[str, ...]) -> Any:
+    from medseg.config_file import load_pipeline
+    from medseg.core.errors import UserError
+
+    extra: dict[str, Any] = {}
+    if data is not None:
+        if not data.exists():
+            raise UserError("no such data folder or manifest", str(data), "give an existing path to --data")
+        extra["data"] = {"root": str(data.resolve()), "phantom": None}
+    if model is not None:
+        extra["predict"] = {"model": str(_model_folder(model))}
+    return load_pipeline(pipeline_file, overrides, extra)
+
+
+def _model_folder(path: Path) -> Path:
+    from medseg.core.errors import UserError
+
+    for candidate in (path, path / "model"):
+        if (candidate / "model.json").is_file():
+            return candidate.resolve()
+    raise UserError("is no model folder: it has no model.json", str(path), "give RUN/model of a finished run")
+
+
+def _folder(pipeline: Any, out: Path | None, resume: bool) -> Path:
+    from medseg.pipeline import new_folder, newest_folder
+
+    if out is not None:
+        return out
+    runs = Path("runs")
+    return newest_folder(pipeline.name, runs) if resume else new_folder(pipeline.name, runs)
+
+
+def _walk(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | None, overrides: tuple[str, ...],
+          resume: bool, as_json: bool, steps: tuple[str, ...] | None = None, force: tuple[str, ...] = ()) -> None:  # fmt: skip
+    from medseg import closing
+    from medseg.pipeline import ROAD, run
+
+    pipeline = _load(pipeline_file, data, model, overrides)
+    folder = _folder(pipeline, out, resume)
+    _stop_gently()
+    walk = run(pipeline, folder, steps=steps or ROAD, force=force)
+    if as_json:
+        click.echo(json.dumps(closing.summary(walk), allow_nan=False))
+    else:
+        click.echo(closing.text(walk))
+    if closing.counts(walk)["failed"]:
+        sys.exit(SOME_FAILED)
+
+
+def _stop_gently() -> None:
+    """SIGTERM ends the run like Ctrl-C does: what is finished is kept, the training saves itself."""
+    from medseg.core.errors import Interrupted
+
+    def stop(*_: object) -> None:
+        raise Interrupted("SIGTERM")
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+@cli.command()
+@JOURNEY
+@click.option(
+    "--until",
+    type=click.Choice(["check", "plan", "ingest", "train", "predict", "score", "report"]),
+    help="Stop after this step.",
+)
+@click.option("--again", multiple=True, metavar="STEP", help="Do this step again although nothing changed.")
+def run(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | None, overrides: tuple[str, ...],
+        resume: bool, as_json: bool, until: str | None, again: tuple[str, ...]) -> None:  # fmt: skip
+    """Walk the whole road: check, plan, ingest, train, predict, score, report."""
+    from medseg.pipeline import ROAD
+
+    steps = ROAD[: ROAD.index(until) + 1] if until else ROAD
+    _walk(pipeline_file, data, model, out, overrides, resume, as_json, steps, again)
+
+
+@cli.command()
+@click.argument("target", type=click.Path(path_type=Path), metavar="PIPELINE|FOLDER")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder or manifest with your own cases.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@AS_JSON
+def check(
+    target: Path, data: Path | None, out: Path | None, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Find what is wrong with the data of a pipeline, or of a bare folder, before it costs a week."""
+    if target.is_dir():
+        from medseg.check.folder import check_folder
+
+        facts = check_folder(target)
+        click.echo(json.dumps(facts, allow_nan=False) if as_json else facts["text"])
+        if facts["failed"]:
+            sys.exit(SOME_FAILED)
+        return
+    _walk(target, data, None, out, overrides, False, as_json, ("check",))
+
+
+@cli.command()
+@click.argument("pipeline_file", type=click.Path(path_type=Path), metavar="PIPELINE", required=False)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder or manifest with your own cases.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option(
+    "--fingerprint",
+    type=click.Path(path_type=Path),
+    help="Plan from a data set fingerprint (JSON) instead of a pipeline.",
+)
+@click.option(
+    "--planner",
+    default="nnunet",
+    show_default=True,
+    help="With --fingerprint: nnunet, nnunet-resenc-m, -l, -xl.",
+)
+@click.option("--memory", default=8.0, show_default=True, help="With --fingerprint: GPU memory target in GB.")
+@AS_JSON
+def plan(pipeline_file: Path | None, data: Path | None, out: Path | None, overrides: tuple[str, ...],
+         fingerprint: Path | None, planner: str, memory: float, as_json: bool) -> None:  # fmt: skip
+    """Decide spacing, patch, batch and topology; every decision with its reason."""
+    from medseg.core.errors import UserError
+
+    if fingerprint is not None:
+        from medseg.core.atomic import read_json
+        from medseg.plan.nnunet import plan_nnunet
+
+        click.echo(
+            json.dumps(plan_nnunet(read_json(fingerprint), planner, memory), indent=None if as_json else 1)
+        )
+        return
+    if pipeline_file is None:
+        raise UserError("plan needs a pipeline file or --fingerprint FILE")
+    _walk(pipeline_file, data, None, out, overrides, False, as_json, ("check", "plan"))
+
+
+@cli.command()
+@JOURNEY
+def train(**arguments: Any) -> None:
+    """Walk up to the trained model."""
+    _walk(steps=("check", "plan", "ingest", "train"), **arguments)
+
+
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL_FOLDER")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Image file, DICOM folder, folder of cases or manifest.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the masks are written, one a case, named after the case.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting, e.g. predict.overlap=0.25 or predict.write=[nifti,dicom_seg].",
+)
+@AS_JSON
+def predict(model: Path, data: Path, out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Segment every case of a folder with a model folder. Downloads nothing."""
+    from medseg.config import Pipeline
+    from medseg.config_file import Source, apply_overrides, validate
+    from medseg.core.errors import UserError
+    from medseg.predict.folder import predict_folder
+
+    if not data.exists():
+        raise UserError("no such data", str(data), "give an existing file or folder to --data")
+    source = Source({"name": "predict", "system": "from-model"})
+    apply_overrides(source, overrides)
+    settings = validate(Pipeline, source, "--set")
+    _stop_gently()
+    result = predict_folder(_model_folder(model), data, out, settings)
+    _say_result(result, as_json, {"out": str(out)})
+
+
+@cli.command()
+@click.argument("prediction", type=click.Path(path_type=Path), metavar="PRED")
+@click.argument("reference", type=click.Path(path_type=Path), metavar="[REF]", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Write scores.json and scores.csv here.")
+@click.option("--tolerance-mm", default=2.0, show_default=True, help="Tolerance of the surface Dice.")
+@AS_JSON
+def score(
+    prediction: Path, reference: Path | None, out: Path | None, tolerance_mm: float, as_json: bool
+) -> None:
+    """Compare two folders of masks (or two files), or score a run folder again."""
+    from medseg.core.errors import UserError
+
+    if reference is None:
+        if not (prediction / "pipeline.yaml").is_file():
+            raise UserError("score needs two folders of masks, or one run folder", str(prediction))
+        _walk(
+            prediction / "pipeline.yaml", None, None, prediction, (), False, as_json, ("score",), ("score",)
+        )
+        return
+    from medseg.score.folders import score_folders, text_of
+
+    facts = score_folders(prediction, reference, tolerance_mm=tolerance_mm, out=out)
+    click.echo(json.dumps(facts, allow_nan=False) if as_json else text_of(facts))
+    if facts["cases"]["failed"]:
+        sys.exit(SOME_FAILED)
+
+
+@cli.command()
+@click.argument("run_folder", type=click.Path(path_type=Path), metavar="RUN")
+@AS_JSON
+def report(run_folder: Path, as_json: bool) -> None:
+    """Make the page of a run folder again."""
+    _run_folder(run_folder)
+    _walk(run_folder / "pipeline.yaml", None, None, run_folder, (), False, as_json, ("report",), ("report",))
+
+
+@cli.command()
+@click.argument("run_folder", type=click.Path(path_type=Path), metavar="RUN")
+@AS_JSON
+def status(run_folder: Path, as_json: bool) -> None:
+    """What is finished in a run folder, and which cases failed or want a look."""
+    from medseg.closing import status as status_of
+
+    _run_folder(run_folder)
+    facts = status_of(run_folder)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for system, steps in facts["steps"].items():
+        for step, about in steps.items():
+            click.echo(
+                f"{step:<8} {system + ' ' if system else ''}{about['line']} ({about['seconds']:.0f} s)"
+            )
+    for case in facts["cases"]:
+        click.echo(f"{case['state']:<8} {case['case']}: {case['reason']} ({case['step']})")
+
+
+def _run_folder(path: Path) -> None:
+    from medseg.core.errors import UserError
+
+    if not (path / "pipeline.yaml").is_file():
+        raise UserError(
+            "is no run folder: it has no pipeline.yaml",
+            str(path),
+            "give the folder that `medseg run` printed",
+        )
+
+
+for _tool in TOOLS:
+    cli.add_command(_tool)
+
+
+def _say_result(result: Any, as_json: bool, extra: dict[str, Any]) -> None:
+    facts = {
+        **extra,
+        "line": result.line,
+        "cases": result.counts(),
+        "failed": result.failed,
+        "skipped": result.skipped,
+        "review": result.review,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, allow_nan=False))
+    else:
+        click.echo(result.line)
+        for state in ("failed", "skipped", "review"):
+            for case, reason in facts[state].items():
+                click.echo(f"  {state:<8} {case}: {reason}")
+    if result.failed:
+        sys.exit(SOME_FAILED)
+
+
+def main() -> None:
+    """The command `medseg`: runs a verb; turns errors into one sentence and an exit code."""
+    sys.exit(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
+    return run_safely(cli, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The verbs that look things up: systems, the schema, a first pipeline file, MLflow's pages, shell completion."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+
+
+@click.command("list")
+@click.option("--dims", type=click.Choice(["2", "3"]), help="Only systems that work in 2D or in 3D.")
+@click.option("--task", help="Only this task: semantic, instance, panoptic ...")
+@click.option("--family", help="Only this family: encoder_decoder, attention, classical ...")
+@AS_JSON
+def list_systems(dims: str | None, task: str | None, family: str | None, as_json: bool) -> None:
+    """All systems: name, dimensions, year, parameters, title."""
+    from medseg.zoo.catalog import cards
+
+    found = [
+        card for card in cards()
+        if (dims is None or int(dims) in card.dims) and (task in (None, card.task)) and (family in (None, card.family))
+    ]  # fmt: skip
+    if as_json:
+        click.echo(json.dumps([card.as_json() for card in found]))
+        return
+    for card in found:
+        size = "" if card.params is None else f"{card.params / 1e6:.2f} M"
+        dimensions = "/".join(f"{d}D" for d in card.dims)
+        click.echo(
+            f"{card.name:<20} {dimensions:<6} {card.family:<16} {card.year:<5} {size:>10}  {card.title}"
+        )
+    if not found:
+        click.echo("no system matches; `medseg list` without filters shows all", err=True)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--dims", type=click.Choice(["2", "3"]), help="Count parameters in 2D or 3D.")
+@AS_JSON
+def show(name: str, dims: str | None, as_json: bool) -> None:
+    """One system's card: paper, arguments with defaults, sizes, parameter counts."""
+    from medseg.zoo.describe import describe, text_of
+
+    facts = describe(name, int(dims) if dims else None)
+    click.echo(json.dumps(facts) if as_json else text_of(facts))
+
+
+@click.command()
+@AS_JSON
+def schema(as_json: bool) -> None:
+    """The JSON schema of the pipeline file, for editors that complete and check it."""
+    from medseg.config import Pipeline
+
+    click.echo(json.dumps(Pipeline.model_json_schema(), indent=None if as_json else 1))
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("pipeline.yaml"),
+    show_default=True,
+    help="File to write.",
+)
+@AS_JSON
+def init(folder: Path, out: Path, as_json: bool) -> None:
+    """Look at a data folder and write a commented pipeline file for it."""
+    from medseg.check.init import draft_pipeline
+    from medseg.core.atomic import write_text
+    from medseg.core.errors import UserError
+
+    if not folder.is_dir():
+        raise UserError("is no folder", str(folder), "give the folder your images lie in")
+    if out.exists():
+        raise UserError("exists already", str(out), "choose another name with --out")
+    write_text(out, draft_pipeline(folder))
+    click.echo(
+        json.dumps({"pipeline": str(out)}) if as_json else f"wrote {out}: read it, then `medseg run {out}`"
+    )
+
+
+@click.command()
+@click.argument("run_folder", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
+@click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
+def ui(run_folder: Path | None, port: int) -> None:
+    """MLflow's pages on the run's store, on this computer only (127.0.0.1)."""
+    import subprocess
+
+    from medseg.core.atomic import read_json
+    from medseg.track.mlflow_store import default_uri, ui_command
+
+    kept = (run_folder or Path("runs")) / "tracking.json"
+    uri = read_json(kept)["uri"] if kept.exists() else default_uri(run_folder or Path("runs"))
+    command, environment = ui_command(uri, port)
+    click.echo(f"MLflow opens on http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    try:
+        sys.exit(subprocess.call(command, env=environment))
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """The line that switches on completion of verbs, options and files in your shell."""
+    lines = {
+        "bash": 'eval "$(_MEDSEG_COMPLETE=bash_source medseg)"   # put this into ~/.bashrc',
+        "zsh": 'eval "$(_MEDSEG_COMPLETE=zsh_source medseg)"   # put this into ~/.zshrc',
+        "fish": "_MEDSEG_COMPLETE=fish_source medseg | source   # put this into ~/.config/fish/completions/medseg.fish",
+    }
+    click.echo(lines[shell])
+
+
+TOOLS = (list_systems, show, schema, init, ui, completion)

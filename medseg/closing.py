@@ -1,0 +1,168 @@
+"""What a walk says at its end: one object for scripts, one block of text for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medseg.core.atomic import read_json
+from medseg.core.progress import duration
+from medseg.core.run import RunFolder
+from medseg.pipeline import Walk
+
+SHOWN = (
+    ("dice", "Dice", 3),
+    ("iou", "IoU", 3),
+    ("hd95_mm", "HD95 mm", 1),
+    ("volume_error_percent", "volume error %", 1),
+)
+
+
+def summary(walk: Walk) -> dict[str, Any]:
+    """The object that `medseg run --json` prints."""
+    folders = _folders(walk)
+    scores = {slug: _scores(folder) for slug, folder in folders.items()}
+    first = next(iter(scores.values()))
+    out: dict[str, Any] = {
+        "run": str(walk.folder.path),
+        "mlflow_run_id": walk.mlflow_run_id,
+        "scores": first,
+        "seconds": {
+            **{k: round(v, 2) for k, v in walk.seconds.items()},
+            "total": round(walk.total_seconds, 2),
+        },
+        "peak_ram_gb": round(walk.peak_ram_bytes / 1e9, 3),
+        "cases": counts(walk),
+    }
+    if len(scores) > 1:
+        out["systems"] = scores
+    return out
+
+
+def _folders(walk: Walk) -> dict[str, RunFolder]:
+    systems = walk.pipeline.systems
+    if len(systems) == 1:
+        return {systems[0].slug: walk.folder}
+    return {s.slug: walk.folder.system(s.slug) for s in systems}
+
+
+def _scores(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.scores_json.exists():
+        return None
+    found = read_json(folder.scores_json)
+    return {key: found[key] for key in ("mean", "per_class", "reference", "n") if key in found}
+
+
+def counts(walk: Walk) -> dict[str, int]:
+    """Cases done, failed, skipped and to look at; done + failed + skipped is the number of cases that came in."""
+    failed = {c for r in walk.results.values() for c in r.failed}
+    skipped = {c for r in walk.results.values() for c in r.skipped} - failed
+    review = {c for r in walk.results.values() for c in r.review} - failed - skipped
+    came = [r for (step, _), r in walk.results.items() if step == "check"]
+    total = sum(r.done + len(r.failed) + len(r.skipped) for r in came)
+    return {
+        "done": max(0, total - len(failed) - len(skipped)),
+        "failed": len(failed),
+        "skipped": len(skipped),
+        "review": len(review),
+    }
+
+
+def text(walk: Walk) -> str:
+    """The block a person reads at the end."""
+    lines = ["", f"{walk.pipeline.name}: {_cases_line(walk)}"]
+    check = next((r for (step, _), r in walk.results.items() if step == "check"), None)
+    if check is not None:
+        lines.append(f"  read: {check.line}")
+    for slug, folder in _folders(walk).items():
+        lines += _score_table(slug, folder)
+        lines += _per_case(folder)
+    lines += [f"  failed   {case}: {reason}" for case, reason in _gather(walk, "failed").items()]
+    lines += [f"  left out {case}: {reason}" for case, reason in list(_gather(walk, "skipped").items())[:10]]
+    review = _gather(walk, "review")
+    if review:
+        lines += [
+            "  look at these first:",
+            *(f"    {case}: {reason}" for case, reason in list(review.items())[:10]),
+        ]
+    used = "  ".join(f"{step} {duration(s)}" for step, s in walk.seconds.items())
+    lines.append(
+        f"  time     {duration(walk.total_seconds)} ({used}), peak memory {walk.peak_ram_bytes / 1e9:.2f} GB"
+    )
+    lines.append(f"  results  {walk.folder.path}")
+    if walk.folder.report.exists():
+        lines.append(f"  report   {walk.folder.report}")
+    if walk.mlflow_run_id:
+        lines.append(f"  MLflow   medseg ui {walk.folder.path}")
+    return "\n".join(lines)
+
+
+def _cases_line(walk: Walk) -> str:
+    number = counts(walk)
+    return f"{number['done']} cases done ({number['review']} to look at), {number['failed']} failed, {number['skipped']} left out"
+
+
+def _gather(walk: Walk, kind: str) -> dict[str, str]:
+    return {case: reason for r in walk.results.values() for case, reason in getattr(r, kind).items()}
+
+
+def _score_table(slug: str, folder: RunFolder) -> list[str]:
+    if not folder.scores_json.exists():
+        return []
+    scores = read_json(folder.scores_json)
+    against = scores.get("reference", "label")
+    head = f"  {slug}" + ("" if against == "label" else f"  agreement with {against}, which is not truth")
+    rows = [head, "    " + "class".ljust(22) + "".join(title.rjust(16) for _, title, _ in SHOWN)]
+    for name, values in [*scores.get("per_class", {}).items(), ("mean", scores.get("mean", {}))]:
+        rows.append(
+            "    " + name[:22].ljust(22) + "".join(_number(values.get(k), d).rjust(16) for k, _, d in SHOWN)
+        )
+    return rows
+
+
+def _per_case(folder: RunFolder) -> list[str]:
+    rows = []
+    if folder.predictions.is_dir():
+        files = sorted(p for p in folder.predictions.glob("*.json") if not p.name.startswith("."))
+        for path in files[:30]:
+            facts = read_json(path)
+            volumes = ", ".join(
+                f"{n} {v:,.0f} ml" for n, v in facts.get("volumes_ml", {}).items() if v is not None
+            )
+            scores = _case_dice(folder, facts["case"])
+            cost = f"{facts.get('seconds', 0):.1f} s, {facts.get('peak_ram_bytes', 0) / 1e9:.2f} GB"
+            rows.append(f"    {facts['case']:<20} {scores:<14} {cost:<18} {volumes}")
+        if len(files) > 30:
+            rows.append(f"    ... and {len(files) - 30} more in the report")
+    return ["    case                 mean Dice      seconds, memory", *rows] if rows else []
+
+
+def _case_dice(folder: RunFolder, case: str) -> str:
+    values = read_json(folder.scores_json).get("per_case", {}) if folder.scores_json.exists() else {}
+    value = values.get(case, {}).get("dice")
+    return "" if value is None else f"{value:.3f}"
+
+
+def _number(value: Any, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def status(path: Path) -> dict[str, Any]:
+    """What `medseg status RUN` shows: the steps with their lines, and the cases that are not plainly done."""
+    from medseg.jobs import journal
+
+    folder = RunFolder(path)
+    systems = sorted((path / "systems").glob("*")) if (path / "systems").is_dir() else []
+    steps = {"": folder.steps_done(), **{s.name: folder.system(s.name).steps_done() for s in systems}}
+    outcomes = [
+        dict(zip(("step", "system", "case", "state", "reason"), row))
+        for row in journal.outcomes(folder.journal)
+    ]
+    return {
+        "run": str(path),
+        "steps": {
+            system: {s: {"line": f["line"], "seconds": f["seconds"]} for s, f in done.items()}
+            for system, done in steps.items()
+        },
+        "cases": outcomes,
+    }

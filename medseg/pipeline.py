@@ -1,0 +1,214 @@
+"""Walks the road: check -> plan -> ingest -> train -> predict -> score -> report.
+
+A step is a module `medseg.<room>.stage` with KEYS (pipeline keys it depends on), READS and WRITES (names of
+`RunFolder` properties) and `run(pipeline, folder) -> Result`. A step whose stamp (settings + content of what it reads
++ version) stands in steps.json is not done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import medseg
+from medseg.config import Pipeline
+from medseg.config_file import load_pipeline, save_pipeline
+from medseg.core.errors import Interrupted, UserError
+from medseg.core.machine import cores, watch_memory
+from medseg.core.progress import duration, keep_log, say
+from medseg.core.run import Result, RunFolder
+from medseg.jobs import journal
+from medseg.remember import Memory
+
+ROAD = ("check", "plan", "ingest", "train", "predict", "score", "report")
+ONCE = ("check", "report")
+"""Steps that a comparison of several systems takes once, not once a system."""
+
+__all__ = ["ROAD", "Walk", "build", "load_pipeline", "predict", "run", "score"]
+
+
+@dataclass
+class Walk:
+    """What a walk along the road came to."""
+
+    folder: RunFolder
+    pipeline: Pipeline
+    results: dict[tuple[str, str], Result] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_ram_bytes: int = 0
+    mlflow_run_id: str | None = None
+    total_seconds: float = 0.0
+
+
+def run(
+    pipeline: Pipeline,
+    out: Path,
+    *,
+    steps: Sequence[str] = ROAD,
+    force: Iterable[str] = (),
+) -> Walk:
+    """Walks `steps` of the road in the run folder `out`; finished steps with unchanged inputs are skipped.
+
+    Raises UserError for bad input and Interrupted when the run was asked to stop; both leave a folder that the same
+    call continues.
+    """
+    walk = Walk(RunFolder(out), pipeline)
+    out.mkdir(parents=True, exist_ok=True)
+    keep_log(walk.folder.log)
+    _use_cores(pipeline)
+    save_pipeline(pipeline, walk.folder.pipeline_file, medseg.__version__)
+    start, status = time.monotonic(), "FAILED"
+    memory = (
+        Memory.open(pipeline, walk.folder)
+        if pipeline.track.enabled and set(steps) & {"train", "predict", "score"}
+        else None
+    )
+    try:
+        for step in steps:
+            for one, folder in _legs(walk, step):
+                _do(step, one, folder, walk, memory, again=step in force)
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        walk.total_seconds = time.monotonic() - start
+        if memory is not None:
+            memory.close(status)
+            walk.mlflow_run_id = memory.run_id
+        keep_log(None)
+    return walk
+
+
+def _legs(walk: Walk, step: str) -> list[tuple[Pipeline, RunFolder]]:
+    """The settings and folder(s) a step is taken with: one, or one a system of a comparison."""
+    systems = walk.pipeline.systems
+    if len(systems) == 1:
+        return [(walk.pipeline.for_system(systems[0]), walk.folder)]
+    if step in ONCE:
+        return [(walk.pipeline, walk.folder)]
+    return [(walk.pipeline.for_system(s), walk.folder.system(s.slug)) for s in systems]
+
+
+def _do(
+    step: str, pipeline: Pipeline, folder: RunFolder, walk: Walk, memory: Memory | None, again: bool
+) -> None:
+    stage = importlib.import_module(f"medseg.{step}.stage")
+    label = folder.path.name if folder.parent else ""
+    before = folder.steps_done().get(step, {})
+    mark = stamp(stage, pipeline, folder)
+    if before.get("stamp") == mark and not again and _all_there(stage, folder):
+        say(f"{step:<8} {label} unchanged, not done again: {before.get('line', '')}".replace("  un", " un"))
+        walk.results[step, label] = Result(step, **before["result"])
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with watch_memory() as trace:
+        if memory is not None:
+            memory.begin(step, folder)
+        result = stage.run(pipeline, folder)
+    seconds = time.monotonic() - start
+    walk.results[step, label] = result
+    walk.seconds[step] = walk.seconds.get(step, 0.0) + seconds
+    walk.peak_ram_bytes = max(walk.peak_ram_bytes, trace.peak_bytes)
+    facts = {
+        "done": result.done,
+        "failed": result.failed,
+        "skipped": result.skipped,
+        "review": result.review,
+        "details": result.details,
+    }
+    folder.mark_done(step, {
+        "stamp": stamp(stage, pipeline, folder) if set(stage.READS) & set(stage.WRITES) else mark,
+        "seconds": round(seconds, 2), "peak_ram_bytes": trace.peak_bytes, "mean_ram_bytes": trace.mean_bytes,
+        "line": result.line, "result": {"line": result.line, **facts},
+    })  # fmt: skip
+    journal.record(folder.journal, label, result)
+    say(f"{step:<8} {label + ' ' if label else ''}{result.line} ({duration(seconds)})")
+    if memory is not None:
+        memory.end(step, folder, result, seconds, trace)
+
+
+def stamp(stage: ModuleType, pipeline: Pipeline, folder: RunFolder) -> str:
+    """Equal stamp, equal output: settings, content of what is read, version."""
+    facts = [medseg.__version__]
+    facts += [f"{key}={getattr(pipeline, key)!r}" for key in stage.KEYS]
+    if hasattr(stage, "inputs"):
+        facts.append(stage.inputs(pipeline, folder))
+    facts += [_digest(getattr(folder, name)) for name in stage.READS]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file's bytes, or of a folder's files (large ones by size and time)."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".part-"))
+        return hashlib.sha256(
+            "".join(f"{p.relative_to(path)}{_digest(p)}" for p in files).encode()
+        ).hexdigest()
+    if not path.exists():
+        return "absent"
+    facts = path.stat()
+    if facts.st_size > 5_000_000:
+        return f"{facts.st_size}:{facts.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _all_there(stage: ModuleType, folder: RunFolder) -> bool:
+    return all(getattr(folder, name).exists() for name in stage.WRITES)
+
+
+def _use_cores(pipeline: Pipeline) -> None:
+    """Array libraries take what the pipeline allows; set before they are loaded."""
+    import os
+
+    count = str(pipeline.compute.cores or cores())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, count)
+
+
+# --- the Python API -----------------------------------------------------------------------------------------------
+
+
+def build(name: str, **arguments: Any) -> Any:
+    """A system of the zoo: `medseg.build("3d-u-net", dims=3, in_channels=1, classes=3)`; see medseg.zoo.build."""
+    from medseg.zoo.build import build as build_system
+
+    return build_system(name, **arguments)
+
+
+def predict(model: str | Path, case: Any) -> Any:
+    """Segments one image (a path, a DICOM folder or an `Image`) with a model folder; returns a Segmentation.
+
+    Works in this process alone, downloads nothing, starts no workers.
+    """
+    from medseg.predict.api import predict as predict_one
+
+    return predict_one(Path(model), case)
+
+
+def score(prediction: Any, reference: Any) -> Any:
+    """Scores one Segmentation against another on the same grid: a list of rows, one a class."""
+    from medseg.metrics.case import score_case
+
+    return score_case(prediction, reference)
+
+
+def new_folder(name: str, runs: Path) -> Path:
+    """The next free run folder: runs/ct_lung-1, -2 ..."""
+    taken = [p.name.rpartition("-")[2] for p in runs.glob(f"{name}-*")]
+    return runs / f"{name}-{max([int(t) for t in taken if t.isdigit()], default=0) + 1}"
+
+
+def newest_folder(name: str, runs: Path) -> Path:
+    """The newest run folder of a pipeline; raises UserError when there is none to resume."""
+    found = [p for p in runs.glob(f"{name}-*") if p.name.rpartition("-")[2].isdigit()]
+    if not found:
+        raise UserError(f"there is no run of {name} to resume", str(runs), "start it without --resume")
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]))

@@ -1,0 +1,61 @@
+"""A paragraph for the methods section, from what the run knows; what only people know is listed as missing."""
+
+from __future__ import annotations
+
+from medseg.config import Pipeline
+from medseg.report.gather import Sheet
+
+
+def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], version: str) -> str:
+    """Plain sentences: data, split, preparation, system, training, prediction, measures."""
+    plan, train = sheet.plan, pipeline.train
+    parts = []
+    if cases:
+        parts.append(
+            "Cases: "
+            + ", ".join(f"{n} {name}" for name, n in cases.items() if n)
+            + f"; split by {pipeline.data.split.by}, seed {pipeline.data.split.seed}."
+        )
+    if plan is not None and plan.spacing_mm:
+        grid = " x ".join(f"{s:.3g}" for s in plan.spacing_mm)
+        parts.append(
+            f"Images were oriented to RAS, resampled to {grid} mm (spline order {plan.image_order}) and scaled ({', '.join(i.scheme for i in plan.intensity)})."
+        )
+    elif plan is not None:
+        parts.append(
+            f"Images were used at their own pixel size and scaled ({', '.join(i.scheme for i in plan.intensity)})."
+        )
+    count = sheet.model.get("parameters")
+    size = f" with {count / 1e6:.2f} million parameters" if isinstance(count, int | float) and count else ""
+    parts.append(f"System: {sheet.name}{size}.")
+    if plan is not None and sheet.history:
+        last = sheet.history[-1]
+        rate = f"{train.optimizer.name}, learning rate {train.optimizer.rate:g}, {train.schedule} schedule"
+        parts.append(
+            f"Trained for {last.get('step', 0)} steps ({last.get('seconds', 0) / 60:.1f} minutes) on patches of "
+            f"{' x '.join(str(p) for p in plan.patch_size)}, batch {plan.batch_size}, loss {_loss(train.loss)}, {rate}, "
+            f"augmentation {train.augment if isinstance(train.augment, str) else 'as in the pipeline file'}."
+        )  # fmt: skip
+    parts.append(
+        f"Prediction: sliding windows with {pipeline.predict.overlap:.0%} overlap and Gaussian weights, on the cases' own grids."
+    )
+    if sheet.scores:
+        against = sheet.scores.get("reference", "label")
+        what = "reference labels" if against == "label" else f"masks of {against} (agreement, not truth)"
+        parts.append(
+            f"Scored against {what}: {', '.join(pipeline.score.metrics)}; surface Dice tolerance {pipeline.score.tolerance_mm:g} mm; intervals by bootstrap over patients."
+        )
+    parts.append(f"Software: medseg {version}.")
+    return " ".join(parts)
+
+
+ONLY_PEOPLE_KNOW = (
+    "who drew the reference labels, with which experience, and how often they agree",
+    "how the cases were chosen and over which period",
+    "scanners, protocols and the ethics approval",
+    "what the result is meant for, and who would act on it",
+)
+
+
+def _loss(loss: object) -> str:
+    return str(loss["name"]) if isinstance(loss, dict) else str(loss)

@@ -1,0 +1,100 @@
+"""The page: one HTML file with everything inside it, readable on a telephone."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+from typing import Any
+
+import medseg
+from medseg.config import Pipeline
+from medseg.core.atomic import read_json
+from medseg.core.progress import duration
+from medseg.core.run import RunFolder
+from medseg.report.curves import draw_curves
+from medseg.report.gather import Sheet
+from medseg.report.methods import ONLY_PEOPLE_KNOW, methods_text
+
+COLUMNS = {
+    "dice": ("Dice", 3), "iou": ("IoU", 3), "hd95_mm": ("HD95 mm", 1), "hd95_px": ("HD95 px", 1), "nsd": ("Surface Dice", 3),
+    "volume_error_percent": ("Volume error %", 1), "volume_error_ml": ("Volume error ml", 1), "volume_ml": ("Volume ml", 0),
+    "assd_mm": ("ASSD mm", 2), "precision": ("Precision", 3), "recall": ("Recall", 3), "sensitivity": ("Sensitivity", 3),
+}  # fmt: skip
+
+
+def render(pipeline: Pipeline, folder: RunFolder, sheets: list[Sheet]) -> str:
+    """The page as text. Everything that comes from data is escaped."""
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=select_autoescape(default=True, default_for_string=True), trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "duration": duration, "picture": _embedded}
+    check = read_json(folder.check_json) if folder.check_json.exists() else {}
+    split = _split_counts(folder)
+    return environment.get_template("page.html.j2").render(
+        pipeline=pipeline, sheets=sheets, check=check, split=split, version=medseg.__version__,
+        title=pipeline.report.title or pipeline.name.replace("_", " "), made=time.strftime("%Y-%m-%d %H:%M"),
+        curves=draw_curves({s.name: s.history for s in sheets}), columns=_columns(pipeline, sheets), headings=COLUMNS,
+        methods=[methods_text(pipeline, s, split, medseg.__version__) for s in sheets], people=ONLY_PEOPLE_KNOW,
+        colours=_colours(sheets), failed=_failed(folder, sheets), cost=_cost(sheets),
+    )  # fmt: skip
+
+
+def number(value: Any, column: str = "dice") -> str:
+    """A figure as the column shows it; what is absent is a dash."""
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:,.{COLUMNS.get(column, ('', 3))[1]}f}"
+
+
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _columns(pipeline: Pipeline, sheets: list[Sheet]) -> list[str]:
+    """The metrics that were asked for, as far as a score row has them."""
+    present = {key for sheet in sheets for row in sheet.rows for key in row}
+    wanted = [*pipeline.score.metrics, "hd95_px", "volume_ml"]
+    return [key for key in dict.fromkeys(wanted) if key in present and key in COLUMNS]
+
+
+def _split_counts(folder: RunFolder) -> dict[str, int]:
+    if not folder.cases.exists():
+        return {}
+    import pandas as pd
+
+    table = pd.read_parquet(folder.cases)
+    names = {"train": "for training", "val": "for validation", "test": "held out", "": "without a split"}
+    counts = table["split"].fillna("").value_counts()
+    return {names.get(str(k), str(k)): int(n) for k, n in counts.items()}
+
+
+def _colours(sheets: list[Sheet]) -> dict[str, str]:
+    plan = next((s.plan for s in sheets if s.plan), None)
+    return {c["name"]: "#{:02x}{:02x}{:02x}".format(*c["colour"]) for c in (plan.classes if plan else [])}
+
+
+def _failed(folder: RunFolder, sheets: list[Sheet]) -> list[tuple[str, str, str, str]]:
+    """Step, case, state, reason of everything that did not come through."""
+    rows = []
+    for sheet in sheets:
+        for step, facts in sheet.steps.items():
+            for state in ("failed", "skipped"):
+                rows += [
+                    (step, case, state, reason) for case, reason in facts["result"].get(state, {}).items()
+                ]
+    return list(dict.fromkeys(rows))
+
+
+def _cost(sheets: list[Sheet]) -> list[tuple[str, str, str, str]]:
+    """System, step, time, peak memory."""
+    rows = []
+    for sheet in sheets:
+        for step, facts in sheet.steps.items():
+            rows.append(
+                (sheet.name, step, duration(facts["seconds"]), f"{facts['peak_ram_bytes'] / 1e9:.2f} GB")
+            )
+    return list(dict.fromkeys(rows))

@@ -1,0 +1,56 @@
+"""Files are whole or absent, and the system's refusals become sentences."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from medseg.core import UserError
+from medseg.core.atomic import atomic_path, read_json, write_json, write_text, writing_failed
+
+
+def test_a_failure_in_the_middle_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_text(target, "old")
+
+    def half() -> None:
+        with atomic_path(target) as part:
+            part.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the disk is full") as caught, atomic_path(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "--resume" in caught.value.hint
+
+
+def test_a_folder_without_write_permission_is_named(tmp_path: Path) -> None:
+    err = writing_failed(PermissionError(errno.EACCES, "Permission denied"), tmp_path / "a.txt")
+    assert str(tmp_path) in str(err)
+    assert "no permission" in str(err)
+
+
+def test_nan_never_gets_into_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"dice": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_names_with_umlauts_and_chinese_work(tmp_path: Path) -> None:
+    target = tmp_path / "Müller 肺" / "größe ü.json"
+    write_json(target, {"a": 1})
+    assert read_json(target) == {"a": 1}
