@@ -133,6 +133,10 @@ class Data(Section):
     grid: Literal["error", "resample"] = Field(
         "error", description="label on another grid than its image: refuse the case, or resample the label"
     )
+    unnamed: Literal["error", "background"] = Field(
+        "error",
+        description="label values that no class names: refuse the case, or count them as background",
+    )
     unlabelled: Literal["error", "skip"] = Field(
         "skip", description="a case without a label in a run that trains: an error, or left out and counted"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +58,7 @@ def run(
     Raises UserError for bad input and Interrupted when the run was asked to stop; both leave a folder that the same
     call continues.
     """
+    check_names(pipeline)
     walk = Walk(RunFolder(out), pipeline)
     out.mkdir(parents=True, exist_ok=True)
     keep_log(walk.folder.log)
@@ -84,6 +85,36 @@ def run(
             walk.mlflow_run_id = memory.run_id
         keep_log(None)
     return walk
+
+
+def check_names(pipeline: Pipeline) -> None:
+    """Asks each room whether it knows the names the pipeline uses; all faults at once."""
+    from medseg.losses.table import find_loss
+    from medseg.metrics.table import find_metric
+    from medseg.zoo.build import find
+
+    asked: list[tuple[Callable[[str], Any], str]] = [(find, s.name) for s in pipeline.systems]
+    asked.append((find_loss, _loss_name(pipeline)))
+    asked += [(find_metric, name) for name in pipeline.score.metrics]
+    if pipeline.score.reference != "label":
+        asked.append((find, pipeline.score.reference))
+    faults = []
+    for ask, name in asked:
+        try:
+            ask(name)
+        except UserError as err:
+            faults.append(str(err).replace("\n", " "))
+    if faults:
+        raise UserError(
+            f"names {len(faults)} thing{'s' * (len(faults) > 1)} that medseg does not know",
+            f"pipeline {pipeline.name}",
+            faults=faults,
+        )
+
+
+def _loss_name(pipeline: Pipeline) -> str:
+    loss = pipeline.train.loss
+    return str(loss.get("name", "")) if isinstance(loss, dict) else loss
 
 
 def _legs(walk: Walk, step: str) -> list[tuple[Pipeline, RunFolder]]:
@@ -176,11 +207,25 @@ def _use_cores(pipeline: Pipeline) -> None:
 # --- the Python API -----------------------------------------------------------------------------------------------
 
 
-def build(name: str, **arguments: Any) -> Any:
-    """A system of the zoo: `medseg.build("3d-u-net", dims=3, in_channels=1, classes=3)`; see medseg.zoo.build."""
-    from medseg.zoo.build import build as build_system
+def build(
+    name: str,
+    *,
+    in_channels: int,
+    classes: int,
+    dims: int | None = None,
+    size: str = "paper",
+    **arguments: Any,
+) -> Any:
+    """A system of the zoo, e.g. `medseg.build("3d-u-net", in_channels=1, classes=3)`.
 
-    return build_system(name, **arguments)
+    classes: channels of the logits, background included. dims: 2 or 3; default: 3 where the system has a 3D form.
+    Raises UserError for unknown names and arguments.
+    """
+    from medseg.zoo.build import build as build_system
+    from medseg.zoo.build import find
+
+    form = max(find(name).dims) if dims is None else dims
+    return build_system(name, dims=form, in_channels=in_channels, classes=classes, size=size, **arguments)
 
 
 def predict(model: str | Path, case: Any) -> Any:

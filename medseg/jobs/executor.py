@@ -7,9 +7,10 @@ processes, and a script that calls medseg is never started again for a worker.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from medseg.core.errors import Interrupted, UserError
@@ -81,13 +82,13 @@ def map_cases(
     with open_executor(count) as pool, Progress(title, len(items), unit) as bar:
         flying: dict[Future[Out], Item] = {}
         try:
-            for item in _take(queue, 2 * count):
+            for item in islice(queue, 2 * count):
                 flying[pool.submit(work, item)] = item
             while flying:
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
                 for future in ready:
                     item = flying.pop(future)
-                    for following in _take(queue, 1):
+                    for following in islice(queue, 1):
                         flying[pool.submit(work, following)] = following
                     bar.advance(note=name(item))
                     yield _outcome(item, future)
@@ -104,7 +105,3 @@ def _outcome(item: Item, future: Future[Out]) -> Outcome[Item, Out]:
     if isinstance(error, Interrupted) or (isinstance(error, UserError) and "disk is full" in error.what):
         raise error
     return Outcome(item, error=error)
-
-
-def _take(queue: Iterable[Item], count: int) -> list[Item]:
-    return [item for item, _ in zip(queue, range(count))] if count else []

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from medseg.config import Pipeline
 from medseg.core import Segmentation, UserError
-from medseg.core.case import Image
-from medseg.core.run import RunFolder
 from medseg.core.segmentation import ClassInfo
 from medseg.data.cohort import load_cohort, open_case
 from medseg.report.gather import Sheet
 from medseg.report.overlay import draw, planes
+from medseg.score.cases import read_prediction
 
 
 def picture_of(pipeline: Pipeline, sheet: Sheet, case: str) -> bytes:
@@ -21,7 +20,8 @@ def picture_of(pipeline: Pipeline, sheet: Sheet, case: str) -> bytes:
     opened = open_case(row, pipeline.data, cohort.classes)
     image = opened.image()
     classes = classes_of(sheet)
-    prediction = read_prediction(sheet.folder, case, classes, image)
+    overlapping = sheet.plan is not None and sheet.plan.overlapping
+    prediction = read_prediction(sheet.folder.predictions, sheet.predictions[case], classes, overlapping)
     reference = opened.label() if opened.has_label else None
     if reference is not None and not reference.geometry.same_grid(image.geometry):
         reference = None
@@ -34,32 +34,6 @@ def picture_of(pipeline: Pipeline, sheet: Sheet, case: str) -> bytes:
 def classes_of(sheet: Sheet) -> tuple[ClassInfo, ...]:
     """The classes of the plan, in order."""
     return tuple(ClassInfo.from_json(facts) for facts in (sheet.plan.classes if sheet.plan else []))
-
-
-def read_prediction(
-    folder: RunFolder, case: str, classes: tuple[ClassInfo, ...], image: Image
-) -> Segmentation:
-    """The mask of a case as `predict` wrote it: one file, or one a class where classes overlap."""
-    from medseg.io.doors import read_segmentation, stem_of
-
-    def mask_in(place: object) -> Segmentation | None:
-        files = [
-            p for p in sorted(place.iterdir()) if p.suffix not in (".json", ".dcm") and stem_of(p) == case
-        ]  # type: ignore[attr-defined]
-        return read_segmentation(files[0], classes) if files else None
-
-    whole = mask_in(folder.predictions)
-    if whole is not None:
-        return Segmentation(whole.labels, image.geometry, classes)
-    import numpy as np
-
-    parts = [mask_in(folder.predictions / info.name) for info in classes]
-    if any(part is None for part in parts):
-        raise UserError("has no mask in the predictions", f"case {case}")
-    regions = np.stack([part.labels > 0 for part in parts if part is not None])
-    from medseg.core.segmentation import paint
-
-    return Segmentation(paint(regions, classes), image.geometry, classes, regions)
 
 
 def _in_order(reference: Segmentation, classes: tuple[ClassInfo, ...]) -> Segmentation | None:

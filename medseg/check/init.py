@@ -1,0 +1,127 @@
+"""`medseg init FOLDER`: a commented pipeline file for the data that lies in a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from medseg.config import ClassSpec, Data
+from medseg.core.case import Image
+from medseg.core.errors import UserError
+from medseg.data.classes import specs_from_values
+from medseg.data.cohort import find_cases, resolved
+from medseg.data.manifest import safe_name
+from medseg.data.reading import read_columns, read_image, value_counts
+from medseg.data.rows import Cohort
+
+LOOKED_AT = 20
+"""Labels that are opened to find the classes."""
+
+
+def draft_pipeline(folder: Path) -> str:
+    """The text of a pipeline file: layout, kind of image, classes and system as far as the data tells.
+
+    Raises UserError when the folder holds no image that can be read.
+    """
+    data = Data(root=str(folder))
+    cohort = find_cases(data, folder)
+    data = resolved(data, folder)
+    image = _first_image(cohort, data)
+    modality, why = guess_modality(image, data)
+    classes = data.classes or _classes_in_labels(cohort, data)
+    return _text(folder, cohort, image, modality, why, classes)
+
+
+def _first_image(cohort: Cohort, data: Data) -> Image:
+    troubles = []
+    for row in cohort.rows[:LOOKED_AT]:
+        try:
+            return read_image(row, data)
+        except UserError as err:
+            troubles.append(f"case {row.case}: {err.what}")
+    raise UserError(f"none of the first {len(troubles)} images can be read", "data", faults=troubles[:5])
+
+
+def guess_modality(image: Image, data: Data) -> tuple[str, str]:
+    """(kind of image, why): from the header where it says so, else from the numbers."""
+    if data.modality != "other":
+        return data.modality, "the data set says so"
+    if image.modality in ("CT", "MR"):
+        return image.modality.lower(), "the header says so"
+    if image.geometry.unit == "px":
+        if image.array.shape[0] >= 3:
+            return "photo", "colour; em or xray where that is what they are"
+        return "other", "grey pictures: xray and em have settings of their own"
+    if float(image.array.min()) < -200:
+        return "ct", "guessed: values below -200, as air has in Hounsfield units"
+    return "mr", "guessed: a volume without values below -200; correct it if this is no MR"
+
+
+def _classes_in_labels(cohort: Cohort, data: Data) -> dict[str, ClassSpec]:
+    values: dict[str, set[int]] = {}
+    labelled = [row for row in cohort.rows if row.labels and not row.trouble]
+    for row in labelled[:LOOKED_AT]:
+        try:
+            columns = read_columns(row, data, ())
+        except UserError:
+            continue  # `medseg check` names it; a draft needs only some labels
+        for column, seg in columns.items():
+            values.setdefault(column, set()).update(value_counts(seg.labels))
+    return specs_from_values({column: sorted(found) for column, found in values.items()}, data)
+
+
+def _text(
+    folder: Path, cohort: Cohort, image: Image, modality: str, why: str, classes: Mapping[str, ClassSpec]
+) -> str:
+    system = "3d-u-net" if image.geometry.ndim == 3 else "u-net"
+    labelled = sum(bool(row.labels) for row in cohort.rows)
+    table = "".join(f"    {_quoted(name)}: {_values(spec)}\n" for name, spec in classes.items())
+    head = [
+        f"# Written by `medseg init`. Found: {cohort.layout}; {len(cohort.rows)} cases, {labelled} with a label.",
+        *(f"# {note}" for note in cohort.notes),
+        "# `medseg check` with this file looks at every case; `medseg run` walks the whole road.",
+        f"name: {_journey_name(folder)}",
+        "data:",
+        f"  root: {_quoted(str(folder.resolve()))}",
+        f"  modality: {modality}  # {why}",
+    ]
+    if classes:
+        hint = "    # name: value of every class in the label files; call them what they are\n"
+        classes_text = f"  classes:\n{hint}{table}"
+    else:
+        classes_text = "  # No labels found: train needs them; to predict only, give --model FOLDER.\n"
+    tail = (
+        "  split: {folds: 5, fold: 0, by: patient}  # a table with a patient column keeps scans of a person together\n"
+        f"system: {system}  # `medseg list --dims {image.geometry.ndim}` shows the others\n"
+        "train:\n  minutes: 30  # or steps: 20000\n"
+        "predict:\n  overlap: 0.5\n"
+        "score:\n  metrics: [dice, iou, hd95_mm, nsd, volume_error_percent]\n"
+    )
+    return "\n".join(head) + "\n" + classes_text + tail
+
+
+def _values(spec: ClassSpec) -> str:
+    """How a class is written in the pipeline file: `1`, `[1, 2]`, or with the column it is drawn in."""
+    values = str(spec.values[0]) if len(spec.values) == 1 else str(spec.values)
+    return values if spec.column == "label" else f"{{values: {values}, column: {spec.column}}}"
+
+
+def _quoted(text: str) -> str:
+    """A YAML scalar on one line; quoted where it could be read as something else than a text."""
+    plain = re.fullmatch(r"[^\W\d_][\w -]*\w", text) and text.lower() not in (
+        "true",
+        "false",
+        "yes",
+        "no",
+        "null",
+        "on",
+        "off",
+    )
+    return text if plain else json.dumps(text, ensure_ascii=False)
+
+
+def _journey_name(folder: Path) -> str:
+    """A folder's name as the name of a journey: letters, digits, `_`, `.` and `-`."""
+    return re.sub(r"[^\w.-]+", "_", safe_name(folder.resolve().name))[:80] or "journey"

@@ -1,0 +1,312 @@
+"""Finding the cases of a journey, and keeping them in the run folder.
+
+`cases.parquet` holds what may be shown: names, splits, states, grid facts. Paths, patients' keys as given and folder
+names stay in `private/sources.json`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from medseg.config import ClassSpec, Data
+from medseg.core.atomic import read_json, write_json, write_text
+from medseg.core.errors import UserError
+from medseg.core.run import RunFolder
+from medseg.core.segmentation import ClassInfo
+from medseg.data.classes import class_infos
+from medseg.data.description import filled_in, is_description, load_description
+from medseg.data.description import find as find_described
+from medseg.data.manifest import read_manifest
+from medseg.data.reading import open_case
+from medseg.data.rows import CaseRow, Cohort, Found, column_name, counted
+from medseg.data.splits import assign_splits, read_split_file
+
+__all__ = [
+    "CaseRow",
+    "Cohort",
+    "cases_of",
+    "find_cases",
+    "load_cohort",
+    "open_case",
+    "resolved",
+    "save_cohort",
+]
+
+Which = Literal["train", "val", "test", "holdout", "all"]
+TABLE_NAMES = ("manifest.csv", "manifest.parquet")
+
+
+def data_root(data: Data) -> Path | None:
+    """The folder that the data lies in: data.root (or --data), else MEDSEG_DATA, else none."""
+    named = data.root or os.environ.get("MEDSEG_DATA")
+    return Path(named).expanduser() if named else None
+
+
+def resolved(data: Data, root: Path | None = None) -> Data:
+    """The data section with what the data set itself says of modality, classes, ignore value and channels.
+
+    What the pipeline file says stays. Cheap: reads a description or dataset.json, no images. Called once before the
+    walk, so that every room sees the same classes.
+    """
+    if is_description(data.manifest):
+        return filled_in(data, load_description(str(data.manifest)))
+    root = root or data_root(data)
+    if data.manifest or root is None or not (root / "dataset.json").is_file():
+        return data
+    found = look(data, root)
+    given = data.model_fields_set
+    update = {key: value for key, value in found.settings.items() if key not in given}
+    if not data.classes and found.classes:
+        update["classes"] = dict(found.classes)
+    if not data.channels and found.channels:
+        update["channels"] = list(found.channels)
+    return data.model_copy(update=update)
+
+
+def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -> Cohort:
+    """The cases that the data section names, each with its split.
+
+    root: folder of the data; default: `data_root(data)`. key: makes hashed names and patient keys repeatable within
+    a run (see `cohort_key`); None: new ones at every call. Classes are empty where only the labels know them.
+    Raises UserError when nothing is found, when a table has faults, or when a patient lies in two splits.
+    """
+    root = root or data_root(data)
+    data = resolved(data, root)
+    found = look(data, root)
+    if not found.rows:
+        raise UserError("no cases found", str(root or data.manifest), "see `medseg init FOLDER`")
+    specs = data.classes or found.classes
+    rows, notes = found.rows, found.notes
+    if data.split.file:
+        rows, more = read_split_file(rows, _split_file(data, root))
+        notes += more
+    rows = tuple(_with_values(row, data, specs) for row in rows)
+    rows, how = assign_splits(rows, data.split)
+    notes += (*how, *_several_scans(rows, found, data))
+    rows, left_out, names = _named(rows, found, data, key or secrets.token_bytes(32))
+    return Cohort(
+        rows,
+        class_infos(specs, data.background),
+        found.layout,
+        notes + names,
+        left_out,
+        tuple(data.channels) or found.channels,
+        found.patients_known,
+        # Without a part of the labels the files are not those that the description counted.
+        found.checksum if sum(map(_n_files, rows)) == sum(map(_n_files, found.rows)) else "",
+    )
+
+
+def _n_files(row: CaseRow) -> int:
+    return len(row.files)
+
+
+def look(data: Data, root: Path | None) -> Found:
+    """The cases as they lie, by the layout that was asked for or recognised."""
+    if is_description(data.manifest):
+        return find_described(root, data, load_description(str(data.manifest)))
+    if data.manifest:
+        return read_manifest(_beside(Path(data.manifest).expanduser(), root), data, root)
+    if root is None:
+        raise UserError(
+            "no data is named", "data", "give --data FOLDER, data.root, data.manifest, or MEDSEG_DATA"
+        )
+    if not root.exists():
+        raise UserError("no such folder", str(root), "give --data the folder that holds the images")
+    if root.is_file() and root.suffix.lower() in (".csv", ".parquet"):
+        return read_manifest(root, data, root.parent)
+    return _recognise(data, root)
+
+
+def _beside(manifest: Path, root: Path | None) -> Path:
+    if manifest.exists() or manifest.is_absolute() or root is None:
+        return manifest
+    return root / manifest
+
+
+def _split_file(data: Data, root: Path | None) -> Path:
+    named = Path(str(data.split.file)).expanduser()
+    return named if root is None or named.is_absolute() else root / named
+
+
+def _recognise(data: Data, root: Path) -> Found:
+    """Tries the layouts from the most to the least particular; `data.layout` leaves one to try."""
+    from medseg.data.layouts import decathlon, dicom, nnunet, pairs
+
+    def table(root: Path, data: Data) -> Found | None:
+        named = next((root / name for name in TABLE_NAMES if (root / name).is_file()), None)
+        return None if named is None else read_manifest(named, data, root)
+
+    def dicom_tree(root: Path, data: Data) -> Found | None:
+        return dicom.find(root, data) if root.is_dir() and dicom.looks_like_dicom(root) else None
+
+    known = {"manifest": table, "decathlon": decathlon.find, "nnunet": nnunet.find, "pairs": pairs.find,
+             "dicom": dicom_tree}  # fmt: skip
+    if data.layout != "auto":
+        found = known[data.layout](root, data)
+        if found is None:
+            raise UserError(
+                f"the folder does not have the layout '{data.layout}'", str(root), "try data.layout: auto"
+            )
+        return found
+    # Images that lie in named folders come before DICOM: a set may bring some of its images in both forms.
+    for layout in ("manifest", "decathlon", "nnunet"):
+        if (found := known[layout](root, data)) is not None:
+            return found
+    if root.is_dir() and dicom.looks_like_dicom(root):
+        paired = pairs.find(root, data)
+        if (
+            paired is None
+            or not any(row.labels for row in paired.rows)
+            or "folder images" not in paired.layout
+        ):
+            found = dicom.find(root, data)
+            if found is not None:
+                return found
+    found = pairs.find(root, data)
+    if found is None:
+        raise UserError(
+            "no images found here",
+            str(root),
+            "medseg reads DICOM, NIfTI, NRRD, MHA, PNG, JPEG and TIFF; name other layouts in a table (data.manifest)",
+        )
+    return found
+
+
+def _several_scans(rows: Sequence[CaseRow], found: Found, data: Data) -> tuple[str, ...]:
+    if found.patients_known or len(rows) < 2 or is_description(data.manifest):
+        return ()
+    return (
+        "no patient key: every case counts as another patient; if some are scans of the same person, give a table"
+        " with a patient column, or training and validation will share people",
+    )
+
+
+def _with_values(row: CaseRow, data: Data, specs: Mapping[str, ClassSpec]) -> CaseRow:
+    """Classes that the data set named, spelled out in the row where data.classes does not have them.
+
+    A case whose own label has none of the wanted classes counts as a case without a label.
+    """
+    if row.values is not None:
+        return row if not specs or set(specs) & set(row.values) else replace(row, labels={}, known=None)
+    if data.classes or not specs:
+        return row
+    return replace(row, values={n: (column_name(s.column), tuple(s.values)) for n, s in specs.items()})
+
+
+def _named(
+    rows: Sequence[CaseRow], found: Found, data: Data, key: bytes
+) -> tuple[tuple[CaseRow, ...], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Names that may be shown: keyed hashes for DICOM trees (data.ids), patients hashed unless names were asked for."""
+    hide = data.ids == "hashed" or (data.ids == "auto" and found.raw_names)
+    done = []
+    for row in rows:
+        case = f"case-{_hash(row.case, key)}" if hide else row.case
+        keep = data.ids == "names" or (row.patient == row.case and not hide)
+        patient = row.patient if keep else f"patient-{_hash(row.patient, key)}"
+        done.append(replace(row, case=case, patient=patient))
+    names = [row.case for row in done]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"two cases have the name {counted(twice)}", "data", "give a table with a case column"
+        )
+    left_out = found.left_out
+    if hide:
+        left_out = tuple((f"left-out-{_hash(name, key)}", reason) for name, reason in left_out)
+    notes = (
+        ("case names are keyed hashes; private/sources.json in the run folder says whose",) if hide else ()
+    )
+    return tuple(done), left_out, notes
+
+
+def _hash(text: str, key: bytes) -> str:
+    return hmac.new(key, text.encode("utf-8", "surrogateescape"), sha256).hexdigest()[:10]
+
+
+def cohort_key(folder: RunFolder) -> bytes:
+    """The key of a run's hashed names; made on first use, kept in the run folder's private part."""
+    path = folder.private / "key.hex"
+    if not path.exists():
+        write_text(path, secrets.token_hex(32) + "\n")
+        os.chmod(path, 0o600)
+    return bytes.fromhex(path.read_text().strip())
+
+
+# --- in the run folder --------------------------------------------------------------------------------------------
+
+
+def save_cohort(cohort: Cohort, folder: RunFolder, facts: Sequence[dict[str, Any]] | None = None) -> None:
+    """Writes cases.parquet (no paths) and private/sources.json.
+
+    facts: one mapping a row with status (ok, failed, skipped), reason and whatever the check measured.
+    """
+    import pandas as pd
+
+    from medseg.core.atomic import atomic_path
+
+    facts = facts or [{"status": "ok", "reason": ""}] * len(cohort.rows)
+    table = pd.DataFrame([{**_public(row), **fact} for row, fact in zip(cohort.rows, facts, strict=True)])
+    table["fold"] = table["fold"].astype("Int64")
+    with atomic_path(folder.cases) as part:
+        table.to_parquet(part, index=False)
+    write_json(
+        folder.sources,
+        {
+            "rows": [row.as_json() for row in cohort.rows],
+            "classes": [info.as_json() for info in cohort.classes],
+            "layout": cohort.layout,
+            "notes": list(cohort.notes),
+            "left_out": [list(item) for item in cohort.left_out],
+            "channels": list(cohort.channels),
+            "patients_known": cohort.patients_known,
+            "checksum": cohort.checksum,
+        },
+    )
+
+
+def _public(row: CaseRow) -> dict[str, Any]:
+    known = "" if row.known is None else "|".join(row.known)
+    return {"case": row.case, "patient": row.patient, "split": row.split, "fold": row.fold,
+            "labelled": bool(row.labels), "known": known}  # fmt: skip
+
+
+def load_cohort(folder: RunFolder) -> Cohort:
+    """The cases that passed the check; those that did not are in `left_out` with their reasons."""
+    import pandas as pd
+
+    if not folder.cases.exists():
+        raise UserError("the data has not been checked yet", str(folder.cases), "run `medseg check` first")
+    facts = read_json(folder.sources)
+    table = pd.read_parquet(folder.cases).set_index("case")
+    rows = [CaseRow.from_json(row) for row in facts["rows"]]
+    passed = tuple(row for row in rows if table.at[row.case, "status"] == "ok")
+    failed = [
+        (row.case, str(table.at[row.case, "reason"])) for row in rows if table.at[row.case, "status"] != "ok"
+    ]
+    return Cohort(
+        passed,
+        tuple(ClassInfo.from_json(info) for info in facts["classes"]),
+        facts["layout"],
+        tuple(facts["notes"]),
+        (*(tuple(item) for item in facts["left_out"]), *failed),
+        tuple(facts["channels"]),
+        facts["patients_known"],
+        facts["checksum"],
+    )
+
+
+def cases_of(cohort: Cohort, which: Which) -> tuple[CaseRow, ...]:
+    """The rows of one split; `holdout` is test, else validation, else every case."""
+    if which == "all":
+        return cohort.rows
+    if which == "holdout":
+        return cases_of(cohort, "test") or cases_of(cohort, "val") or cohort.rows
+    return tuple(row for row in cohort.rows if row.split == which)

@@ -1,0 +1,136 @@
+"""A tree of DICOM files in any folders, with optional label volumes beside or inside the series' folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.config import Data, Select
+from medseg.core.errors import UserError
+from medseg.data.layouts.names import LABEL_WORDS, folders_below, readable_files, words_of
+from medseg.data.manifest import safe_name
+from medseg.data.rows import CaseRow, Found, hidden
+from medseg.io.names import DICOM, stem_of
+
+LOOK_AT = 200
+"""Files without a known ending that are opened to find out whether a folder holds DICOM."""
+
+
+def looks_like_dicom(root: Path) -> bool:
+    """Whether a folder (to any depth) holds DICOM files: by ending, or by the letters DICM at byte 128."""
+    looked = 0
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(d for d in folders if not hidden(Path(d)))
+        for name in sorted(files):
+            path = Path(folder, name)
+            if name.lower().endswith(DICOM) or (not path.suffix and _has_mark(path)):
+                return True
+            looked += not path.suffix
+            if looked > LOOK_AT:
+                return False
+    return False
+
+
+def _has_mark(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def find(root: Path, data: Data) -> Found | None:
+    """One case for every study's chosen series; every other series and file is left out with its reason.
+
+    A study of the right kind whose series cannot make a volume becomes a case with that trouble: it is counted as
+    failed, not lost. Raises UserError with a table when a study holds several series that fit equally well.
+    """
+    from medseg.io.dicom.scan import choose, scan
+
+    series, strange = scan(root, data.spacing_tolerance)
+    if not series:
+        return None
+    try:
+        choice = choose(series, _select(data))
+    except UserError as err:  # several series of one study fit: a person has to choose
+        err.where = err.where or "data"
+        raise
+    broken = _broken(choice)
+    kept = [*choice.kept, *(one for one, _ in broken)]
+    left_out = [(_folder_name(s, root), reason) for s, reason in choice.left_out if (s, reason) not in broken]
+    if not kept:
+        raise UserError(
+            f"none of {len(series)} DICOM series can be taken",
+            "the data folder",
+            "change data.select (modality, min_slices, description)",
+            sorted({reason for _, reason in left_out})[:10],
+        )
+    labels, volumes = _labels_of(kept, root)
+    left_out += [(item.file.name, item.reason) for item in strange if item.file not in volumes]
+    unused = len(volumes) - sum(len(columns) for columns in labels.values())
+    troubles = dict(enumerate(reason for _, reason in broken))
+    rows = [
+        _row(one, kept, labels.get(position, {}), troubles.get(position - len(choice.kept), ""))
+        for position, one in enumerate(kept)
+    ]
+    return Found(
+        tuple(rows),
+        f"DICOM: {len(choice.kept)} of {len(series)} series",
+        notes=(f"{unused} volume files beside the series belong to none of them",) if unused else (),
+        left_out=tuple(left_out),
+        patients_known=all(one.patient_key for one in kept),
+        raw_names=True,
+    )
+
+
+def _broken(choice: Any) -> list[tuple[Any, str]]:
+    """One series for each study that was left without any because its pictures make no volume."""
+    whole = {(one.patient_key, one.study_uid) for one in choice.kept}
+    found: dict[tuple[str, str], tuple[Any, str]] = {}
+    for one, reason in choice.left_out:
+        if one.facts.get("conflict") == reason and (one.patient_key, one.study_uid) not in whole:
+            found.setdefault((one.patient_key, one.study_uid), (one, reason))
+    return list(found.values())
+
+
+def _select(data: Data) -> Select:
+    """The choice among series; a journey for CT or MR takes only those, unless the pipeline file says otherwise."""
+    if data.select.modality is None and data.modality in ("ct", "mr"):
+        return data.select.model_copy(update={"modality": data.modality.upper()})
+    return data.select
+
+
+def _row(series: Any, everyone: Sequence[Any], labels: Mapping[str, str], trouble: str) -> CaseRow:
+    """The raw name is the folder's; series of one folder, or of folders of one name, get their short id as well."""
+    folder = Path(series.files[0]).parent
+    same = sum(Path(s.files[0]).parent.name == folder.name for s in everyone) > 1
+    name = safe_name(f"{folder.name} {series.id}" if same else folder.name)
+    images = (tuple(str(f) for f in series.files),)
+    return CaseRow(name, series.patient_key or name, images, dict(labels), trouble=trouble)
+
+
+def _folder_name(series: Any, root: Path) -> str:
+    folder = Path(series.files[0]).parent
+    return f"{folder.relative_to(root) if folder != root else root.name} ({series.n_slices} slices)"
+
+
+def _labels_of(kept: Sequence[Any], root: Path) -> tuple[dict[int, dict[str, str]], list[Path]]:
+    """Position in `kept` -> label column -> file; and all volume files below the root.
+
+    A label lies inside the series' folder, or anywhere below the root under the folder's name with or without a word
+    like label, mask or seg.
+    """
+    files = [f for folder in folders_below(root, 6) for f in readable_files(folder)]
+    found: dict[int, dict[str, str]] = {}
+    for position, one in enumerate(kept):
+        folder = Path(one.files[0]).parent
+        alone = sum(Path(s.files[0]).parent == folder for s in kept) == 1
+        inside = [f for f in files if f.parent == folder]
+        wanted = words_of(folder.name)
+        named = [f for f in files if [w for w in words_of(stem_of(f)) if w not in LABEL_WORDS] == wanted]
+        candidates = inside if len(inside) == 1 and folder != root else named
+        if alone and len(candidates) == 1:
+            found[position] = {"label": str(candidates[0])}
+    return found, files

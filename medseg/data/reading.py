@@ -1,0 +1,246 @@
+"""From a row's files to voxels: channels stacked, labels mapped to classes. Nothing here knows a case's neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.config import Data
+from medseg.core.case import Case, Image, count_not_finite
+from medseg.core.errors import UserError
+from medseg.core.geometry import Geometry
+from medseg.core.segmentation import ClassInfo, Segmentation, paint
+from medseg.data.classes import overlap, sources_of
+from medseg.data.label_grid import onto_grid
+from medseg.data.rows import CaseRow
+from medseg.io.names import DICOM, suffix_of
+
+Sources = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Class name -> (label column, values that mean it in this case's files)."""
+
+
+def open_case(row: CaseRow, data: Data, classes: Sequence[ClassInfo]) -> Case:
+    """A case that reads its voxels when asked.
+
+    The label carries `ClassInfo.index` (regions as well when classes overlap), keeps the ignore value, and has the
+    known classes' names in provenance["known"]. With data.grid: resample it is put onto the image's grid.
+    """
+    reader = partial(read_image, row, data)
+    label_reader = partial(read_label, row, data, tuple(classes)) if row.labels else None
+    return Case(row.case, row.patient, reader, label_reader, {"files": row.files})
+
+
+def read_image(row: CaseRow, data: Data) -> Image:
+    """The channels of a case, (C, *S), on one grid; not-finite voxels replaced where data.not_finite says so."""
+    from medseg.io import doors
+
+    if row.trouble:
+        raise UserError(row.trouble, f"case {row.case}")
+    select = data.select
+    parts = [
+        doors.read_image(_paths(channel), select.irregular, data.spacing_tolerance) for channel in row.images
+    ]
+    first = parts[0]
+    for number, part in enumerate(parts[1:], 2):
+        part.geometry.require_same_grid(first.geometry, f"channel {number}", "channel 1", f"case {row.case}")
+    array = first.array if len(parts) == 1 else np.concatenate([part.array for part in parts])
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    if data.not_finite == "replace":
+        array, more = replace_not_finite(array)
+        notes += more
+    return first._replace(array=array, notes=notes)
+
+
+def _paths(channel: Sequence[str]) -> Any:
+    return Path(channel[0]) if len(channel) == 1 else [Path(name) for name in channel]
+
+
+def replace_not_finite(array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """Each channel's smallest finite value where it holds NaN or infinity, and a note with the count."""
+    count = count_not_finite(array)
+    if count == 0:
+        return array, ()
+    array = np.array(array)
+    for channel in array:
+        bad = ~np.isfinite(channel)
+        channel[bad] = channel[~bad].min() if not bad.all() else 0
+    return array, (f"{count} voxels that were NaN or infinite got the smallest value of their channel",)
+
+
+def read_label(row: CaseRow, data: Data, classes: tuple[ClassInfo, ...]) -> Segmentation:
+    """The label of a case in the cohort's classes. Raises UserError with the values that belong to no class."""
+    columns = read_columns(row, data, classes)
+    return as_classes(columns, row, data, classes)
+
+
+def read_columns(
+    row: CaseRow, data: Data, classes: Sequence[ClassInfo], grid: Geometry | None = None
+) -> dict[str, Segmentation]:
+    """Label column -> values as they stand in the file, for the columns that the classes are drawn in.
+
+    grid: the image's, for data.grid: resample; None: it is looked up when needed.
+    """
+    from medseg.io import doors
+
+    wanted = {column for column, _ in sources_of(row, data, classes).values()} if classes else set(row.labels)
+    files = {column: Path(name) for column, name in row.labels.items() if column in wanted}
+    if not files:
+        raise UserError(
+            f"no label in the column{'s' if len(wanted) > 1 else ''} {', '.join(sorted(wanted))};"
+            f" there is {', '.join(row.labels) or 'none'}",
+            f"case {row.case}",
+            "correct `column` under data.classes",
+        )
+    # A DICOM-SEG stores only frames that are not empty: it is placed on the image's grid by position.
+    if grid is None and (data.grid == "resample" or any(suffix_of(f) in DICOM for f in files.values())):
+        grid = image_grid(row, data)
+    columns = {column: doors.read_segmentation(file, onto=grid) for column, file in files.items()}
+    if data.grid == "resample" and grid is not None:
+        columns = {c: onto_grid(seg, grid, data.background or 0) for c, seg in columns.items()}
+    return columns
+
+
+def image_grid(row: CaseRow, data: Data) -> Geometry:
+    """The grid of a case's image, from headers where the format has them."""
+    from medseg.io import doors
+
+    return doors.read_geometry(_paths(row.images[0]), data.select.irregular, data.spacing_tolerance)
+
+
+def as_classes(
+    columns: Mapping[str, Segmentation], row: CaseRow, data: Data, classes: tuple[ClassInfo, ...]
+) -> Segmentation:
+    """Label maps as they stand in files -> one Segmentation in the cohort's classes.
+
+    Overlapping classes become regions; voxels with the ignore value keep it in `labels` (as they do without regions).
+    """
+    sources = sources_of(row, data, classes)
+    counts = {column: value_counts(seg.labels) for column, seg in columns.items()}
+    refuse_strange(counts, sources, data, row)
+    first = next(iter(columns.values()))
+    for column, seg in columns.items():
+        seg.geometry.require_same_grid(
+            first.geometry, f"label column '{column}'", "the other labels", f"case {row.case}"
+        )
+    known = known_classes(row, classes, columns, sources)
+    notes = tuple(str(n) for seg in columns.values() for n in seg.provenance.get("notes", ()))
+    provenance = {"known": known, "notes": notes}
+    if data.overlapping or overlap(sources):
+        return _regions(columns, sources, classes, data, first.geometry, provenance)
+    labels = _lookup(first.labels, counts[next(iter(columns))], sources, classes, data)
+    return Segmentation(labels, first.geometry, classes, provenance=provenance)
+
+
+def known_classes(
+    row: CaseRow,
+    classes: Sequence[ClassInfo],
+    columns: Mapping[str, Any],
+    sources: Sources,
+) -> tuple[str, ...]:
+    """Names of the classes that were drawn in this case: said so by the row, and their label map is there."""
+    return tuple(
+        info.name
+        for info in classes
+        if info.name in sources
+        and sources[info.name][0] in columns
+        and (row.known is None or info.name in row.known)
+    )
+
+
+def value_counts(labels: npt.NDArray[Any]) -> dict[int, int]:
+    """Value -> voxels. Small whole numbers are counted in pieces: bincount makes eight bytes of every voxel it sees."""
+    if labels.size and labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() < 65536:
+        flat, piece = labels.ravel(order="K"), 2**22
+        counts = np.zeros(int(labels.max()) + 1, dtype=np.int64)
+        for start in range(0, flat.size, piece):
+            counts += np.bincount(flat[start : start + piece].astype(np.int32), minlength=counts.size)
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, numbers = np.unique(labels, return_counts=True)
+    return {int(value): int(number) for value, number in zip(values, numbers)}
+
+
+def refuse_strange(
+    counts: Mapping[str, Mapping[int, int]], sources: Sources, data: Data, row: CaseRow
+) -> None:
+    """Raises UserError with the values that belong to no class and their voxels, unless they count as background."""
+    if row.rest_is_background or data.unnamed == "background":
+        return
+    for column, found in counts.items():
+        named = {value for other, values in sources.values() if other == column for value in values}
+        # Another label map than the main one always has 0 where its classes are not.
+        named |= {data.background, data.ignore} if column == "label" else {0, data.background, data.ignore}
+        rest = {value: count for value, count in found.items() if value not in named}
+        if rest:
+            raise UserError(
+                _strange_sentence(column, rest, sources),
+                f"case {row.case}",
+                "name every value under data.classes (a class may have several), give data.ignore, or set"
+                " data.unnamed: background",
+            )
+
+
+def _strange_sentence(column: str, rest: Mapping[int, int], sources: Sources) -> str:
+    listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(rest.items())[:10])
+    more = f" and {len(rest) - 10} more" if len(rest) > 10 else ""
+    have = ", ".join(
+        f"{name} {'/'.join(map(str, values))}"
+        for name, (other, values) in list(sources.items())[:10]
+        if other == column
+    )
+    return f"label values that belong to no class: {listed}{more}; the classes are {have or 'none'}"
+
+
+def _lookup(
+    raw: npt.NDArray[Any],
+    counts: Mapping[int, int],
+    sources: Sources,
+    classes: Sequence[ClassInfo],
+    data: Data,
+) -> npt.NDArray[Any]:
+    """File values -> class indices in one pass."""
+    target = {
+        value: info.index for info in classes if info.name in sources for value in sources[info.name][1]
+    }
+    if data.ignore is not None:
+        target[data.ignore] = data.ignore
+    # Without a background every voxel has a class, so a value of none must not look like the class 0.
+    rest = 0 if data.background is not None or data.ignore is None else data.ignore
+    largest = max([rest, *target.values()])
+    kind = np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.int32
+    if all(target.get(value, rest) == value for value in counts):
+        return raw.astype(kind, copy=False)
+    if min(counts) >= 0 and max(counts) < 65536:
+        table = np.full(max(counts) + 1, rest, dtype=kind)
+        for value, index in target.items():
+            if 0 <= value < len(table):
+                table[value] = index
+        return table[raw]
+    out = np.full(raw.shape, rest, dtype=kind)
+    for value, index in target.items():
+        out[raw == value] = index
+    return out
+
+
+def _regions(
+    columns: Mapping[str, Segmentation],
+    sources: Sources,
+    classes: tuple[ClassInfo, ...],
+    data: Data,
+    geometry: Geometry,
+    provenance: Mapping[str, Any],
+) -> Segmentation:
+    regions = np.zeros((len(classes), *geometry.shape), dtype=bool)
+    for position, info in enumerate(classes):
+        column, values = sources.get(info.name, ("", ()))
+        if column in columns:
+            regions[position] = np.isin(columns[column].labels, values)
+    labels = paint(regions, classes)
+    if data.ignore is not None:
+        for seg in columns.values():
+            labels[seg.labels == data.ignore] = data.ignore
+    return Segmentation(labels, geometry, classes, regions, provenance=provenance)

@@ -1,0 +1,1 @@
+"""Random changes of training patches: each is drawn, recorded and replayable; one kind a file."""

@@ -1,0 +1,48 @@
+"""What a draw may know about the patch it will change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medseg.config import Plan
+
+ANISOTROPY = 3.0
+"""From this ratio of patch edges on, rotations stay in the plane of the fine axes (nnU-Net's rule)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """shape: voxels (*S). spacing: per axis. channels: C. mirror_axes: axes along which mirroring keeps the meaning.
+
+    coarse: the axis that takes no part in rotations, or None.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    channels: int
+    mirror_axes: tuple[int, ...]
+    coarse: int | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def planes(self) -> tuple[tuple[int, int], ...]:
+        """The planes (pairs of axes) in which a patch may be turned."""
+        free = [axis for axis in range(self.ndim) if axis != self.coarse]
+        return tuple((a, b) for k, a in enumerate(free) for b in free[k + 1 :])
+
+    def turns_freely(self, plane: tuple[int, int]) -> bool:
+        """Whether any angle in this plane gives a believable image: no other plane to turn in, no up and down."""
+        return len(self.planes) == 1 and set(plane) <= set(self.mirror_axes)
+
+
+def frame_of(plan: Plan, shape: Sequence[int], channels: int) -> Frame:
+    """The frame of a patch of `shape` voxels under a plan."""
+    spacing = tuple(float(s) for s in plan.spacing_mm or [1.0] * len(shape))
+    coarse = None
+    if len(shape) == 3 and max(shape) / min(shape) > ANISOTROPY:
+        coarse = list(shape).index(min(shape))
+    return Frame(tuple(int(n) for n in shape), spacing, channels, tuple(plan.mirror_axes), coarse)

@@ -1,0 +1,41 @@
+"""A smaller field of view: faces of the patch are cut away, as at the end of a scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from medseg.ingest.augment.frame import Frame
+
+
+@dataclass(frozen=True)
+class Truncate:
+    """low, high: voxels that are lost at both ends of every axis."""
+
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+
+    @classmethod
+    def draw(
+        cls,
+        rng: np.random.Generator,
+        frame: Frame,
+        share: tuple[float, float] = (0.0, 0.4),
+        each: float = 0.34,
+    ) -> Truncate:
+        """Each face with probability `each` loses a share of its axis; the two of an axis never meet."""
+        cut = rng.uniform(*share, (2, frame.ndim)) * (rng.random((2, frame.ndim)) < each)
+        cut /= np.maximum(1.0, cut.sum(axis=0) / 0.8)
+        low, high = (cut * np.array(frame.shape)).astype(int)
+        return cls(tuple(int(n) for n in low), tuple(int(n) for n in high))
+
+    def __call__(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """image (C, *S) becomes its smallest value outside, target (..., *S) background."""
+        ndim = image.ndim - 1
+        inside = (..., *(slice(a, n - b) for a, b, n in zip(self.low, self.high, image.shape[1:])))
+        new_image = image.amin(tuple(range(1, ndim + 1)), keepdim=True).expand_as(image).clone()
+        new_target = target.new_zeros(target.shape)
+        new_image[inside], new_target[inside] = image[inside], target[inside]
+        return new_image, new_target

@@ -1,0 +1,143 @@
+"""The step "ingest": every labelled training and validation case, prepared once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.config import Pipeline, Plan
+from medseg.config_plan import load_plan
+from medseg.core.atomic import write_json
+from medseg.core.errors import UserError, about
+from medseg.core.machine import cores, parse_bytes, ram_available_bytes
+from medseg.core.run import Result, RunFolder
+
+KEYS = ("data", "ingest", "system", "predict")
+READS = ("cases", "plan")
+WRITES = ("prepared",)
+
+BYTES_PER_VOXEL = 24
+"""Memory a case needs while it is prepared: as read, in float32, target, indicators."""
+
+
+def run(pipeline: Pipeline, folder: RunFolder) -> Result:
+    """Prepares the cases that training and validation read; those that are current are left as they are."""
+    reason = nothing_to_do(pipeline)
+    if reason:
+        return Result("ingest", f"nothing to prepare: {reason}")
+    from medseg.data.cohort import cases_of, load_cohort
+
+    plan = load_plan(folder.plan)
+    cohort = load_cohort(folder)
+    rows = [*cases_of(cohort, "train"), *cases_of(cohort, "val")]
+    labelled = [row for row in rows if row.labels]
+    skipped = {row.case: "no label" for row in rows if not row.labels}
+    if not labelled:
+        raise UserError(
+            "no case for training has a label",
+            hint="add labels, or predict with a trained model: predict.model",
+        )
+    return prepare_all(pipeline, folder, plan, cohort, labelled, skipped)
+
+
+def nothing_to_do(pipeline: Pipeline) -> str:
+    """Why a journey needs no prepared cases, or an empty text."""
+    from medseg.zoo.build import find
+
+    if pipeline.predict.model is not None:
+        return "the model is given, prediction prepares its own cases"
+    card = find(pipeline.only_system.name)
+    return f"{card.name} reads cases as they are" if card.kind == "classical" else ""
+
+
+def prepare_all(
+    pipeline: Pipeline,
+    folder: RunFolder,
+    plan: Plan,
+    cohort: Any,
+    rows: Sequence[Any],
+    skipped: dict[str, str],
+) -> Result:
+    """Prepares `rows` in threads; a failing case is named and the others go on."""
+    from threadpoolctl import threadpool_limits
+
+    from medseg.ingest.cache import plan_key, prepared_folder
+    from medseg.jobs.executor import map_cases
+
+    key = plan_key(plan, label_facts(pipeline))
+    place = prepared_folder(folder, key)
+    made: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    # One thread a case: matrix products that start threads of their own would only wait for each other.
+    with threadpool_limits(1):
+        for outcome in map_cases(
+            lambda row: prepare_case(row, pipeline, plan, cohort.classes, place, key),
+            rows,
+            "ingest",
+            workers=_workers(pipeline, plan),
+            name=lambda row: f"case {row.case}",
+        ):
+            if outcome.error is None:
+                made[outcome.item.case] = str(outcome.value)
+            else:
+                failed[outcome.item.case] = outcome.reason
+    if not made:
+        raise UserError(
+            f"not one of {len(rows)} cases could be prepared",
+            hint="correct the first and start again",
+            faults=[f"case {case}: {reason}" for case, reason in list(failed.items())[:5]],
+        )
+    write_json(folder.path / "prepared.json", {"key": key, "cases": sorted(made)})
+    fresh = sum(word == "made" for word in made.values())
+    size = sum(f.stat().st_size for case in made for f in (place / case).iterdir())
+    line = f"{len(made)} cases prepared ({fresh} new, {len(made) - fresh} kept), {size / 1e6:.0f} MB"
+    details = {"key": key, "bytes": size, "new": fresh, "kept": len(made) - fresh}
+    return Result("ingest", line, len(made), failed, skipped, details=details)
+
+
+def prepare_case(
+    row: Any, pipeline: Pipeline, plan: Plan, classes: Sequence[Any], place: Path, key: str
+) -> str:
+    """Prepares one case unless it is current; returns "made" or "kept"."""
+    from medseg.data.cohort import open_case
+    from medseg.ingest import cache
+    from medseg.ingest.prepare import prepare_image, prepare_target
+    from medseg.io.doors import content_hash
+
+    with about(row.case, "preparing"):
+        content = content_hash([Path(name) for name in row.files])
+        case_key = cache.case_key(key, f"{content} {row.values} {row.rest_is_background} {row.known}")
+        target_path = place / row.case
+        if cache.is_current(target_path, case_key):
+            return "kept"
+        case = open_case(row, pipeline.data, classes)
+        prepared = prepare_image(case.image(), plan)
+        target = prepare_target(case.label(), prepared, plan)
+        known = None if row.known is None else list(row.known)
+        facts = {"key": case_key, "background": plan.background, "known": known}
+        cache.store_case(target_path, prepared, target, facts)
+        return "made"
+
+
+def label_facts(pipeline: Pipeline) -> str:
+    """What of the pipeline's data section changes the voxels that a case's reader returns."""
+    wanted = (
+        "classes",
+        "ignore",
+        "background",
+        "channels",
+        "select",
+        "grid",
+        "not_finite",
+        "spacing_tolerance",
+    )
+    return pipeline.data.model_dump_json(include=set(wanted))
+
+
+def _workers(pipeline: Pipeline, plan: Plan) -> int:
+    """As many threads as were asked for or there are cores, and no more than fit into memory."""
+    asked = pipeline.ingest.workers or pipeline.compute.workers or pipeline.compute.cores or cores()
+    budget = ram_available_bytes() if pipeline.compute.ram is None else parse_bytes(pipeline.compute.ram)
+    largest = int(plan.estimate.get("largest_case_voxels", 0)) * BYTES_PER_VOXEL
+    return max(1, min(asked, budget // largest if largest else asked))

@@ -1,0 +1,1 @@
+"""DICOM: finding series in a folder, reading them as volumes, writing results that viewers open."""

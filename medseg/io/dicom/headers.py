@@ -1,0 +1,352 @@
+"""What is read from the header of one DICOM file (or one frame of it), and why a file is no slice of a volume.
+
+Nothing here puts a header's text into a message: reasons are made of numbers and of words of ours.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.io.sizes import in_words
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+UNCOMPRESSED = frozenset(
+    ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
+)
+DEFLATED = "1.2.840.10008.1.2.1.99"
+SEGMENTATION_CLASSES = frozenset(("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"))
+PROJECTIONS = frozenset(("CR", "DX", "MG", "RG", "PX", "IO"))
+"""Modalities of films: one picture, no place in space."""
+
+MOST_CODECS_EXPAND = 5000
+NOT_SLICES = {
+    "SEG": "a segmentation, not an image",
+    "RTDOSE": "a dose, not an image",
+    "SM": "a slide made of tiles, not slices",
+    "ANN": "annotations, not an image",
+    "OT": "a secondary picture without a place in space",
+    "SR": "a report without pixels",
+    "PR": "a presentation state without pixels",
+    "KO": "a key object note without pixels",
+    "RTSTRUCT": "contours, not an image",
+    "RTPLAN": "a plan, not an image",
+    "REG": "a registration, not an image",
+    "DOC": "a document, not an image",
+}
+
+TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
+    "PatientName", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ImageType", "Rows", "Columns",
+    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "BitsAllocated", "BitsStored",
+    "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "InstanceNumber",
+    "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier",
+    "TemporalPositionIndex", "TriggerTime", "EchoNumbers", "EchoTime", "DiffusionBValue", "InversionTime",
+    "ConvolutionKernel", "ContrastBolusAgent", "SeriesNumber", "SliceLocation", "FrameReferenceTime",
+    "NominalPercentageOfCardiacPhase", "RescaleType",
+]  # fmt: skip
+
+DISTINGUISHING = {
+    "AcquisitionNumber": "acquisition",
+    "TemporalPositionIdentifier": "temporal position",
+    "TemporalPositionIndex": "temporal position",
+    "TriggerTime": "trigger time",
+    "NominalPercentageOfCardiacPhase": "cardiac phase",
+    "EchoNumbers": "echo",
+    "EchoTime": "echo time",
+    "InversionTime": "inversion time",
+    "DiffusionBValue": "b-value",
+    "ImageType": "image type",
+    "FrameType": "image type",
+    "ConvolutionKernel": "kernel",
+    "ContrastBolusAgent": "contrast agent",
+    "FrameReferenceTime": "frame time",
+    "AcquisitionTime": "acquisition time",
+    "AcquisitionDateTime": "acquisition time",
+    "StackID": "stack",
+    "SliceThickness": "slice thickness",
+}
+"""What can tell two pictures of one place apart, in the order it is tried, and its name for people."""
+
+SHOWN = frozenset(("EchoTime", "InversionTime", "DiffusionBValue", "TriggerTime", "SliceThickness",
+                   "NominalPercentageOfCardiacPhase"))  # fmt: skip
+"""Of these the number itself may be shown; of the others only that they differ."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One picture with its place: a file, or a frame of a multi-frame file.
+
+    position, along_columns, along_rows: LPS mm; `along_columns` points from column to column (the first three
+    numbers of ImageOrientationPatient). row_spacing, column_spacing: mm between rows, between columns.
+    values: what may tell pictures of one place apart, as text. frame: None for a file of one picture.
+    """
+
+    path: Path
+    frame: int | None
+    sop_class: str
+    sop_uid: str
+    series_uid: str
+    study_uid: str
+    patient: str
+    frame_of_reference: str
+    modality: str
+    description: str
+    image_type: tuple[str, ...]
+    kernel: str
+    rows: int
+    columns: int
+    position: npt.NDArray[np.float64]
+    along_columns: npt.NDArray[np.float64]
+    along_rows: npt.NDArray[np.float64]
+    row_spacing: float
+    column_spacing: float
+    thickness: float | None
+    instance: int | None
+    series_number: int | None
+    values: Mapping[str, str]
+
+    @property
+    def normal(self) -> npt.NDArray[np.float64]:
+        """The unit vector through the picture: rows cross columns."""
+        return np.cross(self.along_columns, self.along_rows)
+
+    @property
+    def name(self) -> str:
+        """What a message may call this picture."""
+        frame = "" if self.frame is None else f"frame {self.frame + 1} of "
+        return f"{frame}instance {'?' if self.instance is None else self.instance}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is no slice of a volume, and why; the series it belongs to where that is known."""
+
+    file: Path
+    reason: str
+    series_uid: str = ""
+    modality: str = ""
+    study_uid: str = ""
+    patient_key: str = ""
+
+
+class NotASlice(Exception):
+    """Why a file is left out, with what is known of it."""
+
+    def __init__(self, reason: str, dataset: Dataset | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.dataset = dataset
+
+    def left_out(self, path: Path) -> LeftOut:
+        found = self.dataset
+        if found is None:
+            return LeftOut(path, self.reason)
+        return LeftOut(
+            path, self.reason, _text(found, "SeriesInstanceUID"), modality_of(found),
+            _text(found, "StudyInstanceUID"), patient_key(found),
+        )  # fmt: skip
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """The pictures of one file. Raises NotASlice with a reason free of header texts."""
+    header = read_header(path)
+    _refuse_what_is_no_image(header)
+    _refuse_damage(header, path)
+    if int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header:
+        from medseg.io.dicom.frames import frame_slices
+
+        return frame_slices(path, header)
+    return [one_slice(path, header, header, None)]
+
+
+def read_header(path: Path) -> Dataset:
+    """The tags of TAGS (all tags of a multi-frame file) and, as `.pixel_bytes`, how much pixel data follows.
+
+    Raises NotASlice for files that are not DICOM.
+    """
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise NotASlice("empty file (0 bytes)")
+        with path.open("rb") as file:
+            header = _parse(file, TAGS)
+            present = _pixel_bytes(file, header, size)
+        if (
+            int(header.get("NumberOfFrames") or 1) > 1
+            or str(header.get("SOPClassUID", "")) in SEGMENTATION_CLASSES
+        ):
+            with path.open("rb") as file:
+                header = _parse(file, None)
+        header.pixel_bytes = present
+        return header
+    except NotASlice:
+        raise
+    except OSError as err:
+        raise NotASlice(f"cannot be read ({err.strerror or 'damaged header'})") from err
+    except Exception as err:  # pydicom meets damaged bytes with errors of many kinds
+        raise NotASlice("damaged header") from err
+
+
+def _parse(file: IO[bytes], tags: list[str] | None) -> Dataset:
+    """Reads up to the pixels. A file without the DICM mark is taken if it begins like a bare data set."""
+    from pydicom import dcmread
+
+    start = file.read(132)
+    marked = start[128:132] == b"DICM"
+    if not marked and start[:2] not in (b"\x08\x00", b"\x02\x00"):
+        raise NotASlice("not a DICOM file")
+    file.seek(0)
+    wanted: Any = tags
+    header = dcmread(file, stop_before_pixels=True, force=not marked, specific_tags=wanted)
+    if not marked and "SOPClassUID" not in header:
+        raise NotASlice("not a DICOM file")
+    return header
+
+
+def _pixel_bytes(file: IO[bytes], header: Dataset, size: int) -> dict[str, int] | None:
+    """What follows the header: {declared, present} bytes of pixel data (declared -1: in fragments), or None."""
+    syntax = str(getattr(header.file_meta, "TransferSyntaxUID", "")) if hasattr(header, "file_meta") else ""
+    if syntax == DEFLATED:
+        return {"declared": -1, "present": size, "floats": 0}
+    at = file.tell()
+    head = file.read(12)
+    order = "little" if header.original_encoding[1] is not False else "big"
+    if len(head) < 8:
+        return None
+    group, element = int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)  # type: ignore[arg-type]
+    if group != 0x7FE0 or element not in (0x0010, 0x0008, 0x0009):
+        return None
+    implicit = bool(header.original_encoding[0])
+    length = int.from_bytes(head[4:8] if implicit else head[8:12], order)  # type: ignore[arg-type]
+    start = at + (8 if implicit else 12)
+    declared = -1 if length == 0xFFFFFFFF else length
+    return {"declared": declared, "present": size - start, "floats": int(element != 0x0010)}
+
+
+def _refuse_what_is_no_image(header: Dataset) -> None:
+    modality = modality_of(header)
+    known = header.pixel_bytes
+    if modality in NOT_SLICES and (modality != "OT" or known is None or "ImagePositionPatient" not in header):
+        raise NotASlice(NOT_SLICES[modality], header)
+    if known is not None and known["floats"]:
+        raise NotASlice("a parametric map of real numbers, not an image", header)
+    if known is None or known["declared"] == 0:
+        raise NotASlice("no pixels", header)
+    for field in ("Rows", "Columns", "BitsAllocated"):
+        if not header.get(field):
+            raise NotASlice(f"{field} is missing", header)
+    if int(header.get("SamplesPerPixel") or 1) != 1:
+        raise NotASlice(f"a colour picture ({int(header.SamplesPerPixel)} samples a pixel)", header)
+    if _text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+        raise NotASlice("a colour picture (palette)", header)
+
+
+def _refuse_damage(header: Dataset, path: Path) -> None:
+    """Compares what the header claims with the bytes that are there."""
+    known = header.pixel_bytes
+    frames = int(header.get("NumberOfFrames") or 1)
+    claimed = math.ceil(int(header.Rows) * int(header.Columns) * frames * int(header.BitsAllocated) / 8)
+    syntax = str(getattr(header.file_meta, "TransferSyntaxUID", ""))
+    if not syntax and path.suffix == "":
+        syntax = "1.2.840.10008.1.2"
+    if syntax in UNCOMPRESSED and syntax != DEFLATED:
+        if known["present"] < max(claimed, known["declared"]):
+            missing = max(claimed, known["declared"]) - known["present"]
+            raise NotASlice(f"pixel data is {in_words(missing)} short", header)
+        if 0 <= known["declared"] < claimed:
+            raise NotASlice(f"pixel data is {in_words(claimed - known['declared'])} short", header)
+    elif claimed > known["present"] * MOST_CODECS_EXPAND + 2**20:
+        raise NotASlice(
+            f"claims {in_words(claimed)} of pixels, the file has {in_words(known['present'])}", header
+        )
+
+
+def one_slice(path: Path, header: Dataset, place: Any, frame: int | None) -> Slice:
+    """The facts of one picture.
+
+    header: the file's data set. place: what holds position, orientation, spacing and the distinguishing values
+    (the file's data set, or those of a frame gathered in one).
+    """
+    position, orientation = (
+        _floats(place, "ImagePositionPatient", 3),
+        _floats(place, "ImageOrientationPatient", 6),
+    )
+    if position is None or orientation is None:
+        raise NotASlice("no position and orientation in space", header)
+    spacing = _floats(place, "PixelSpacing", 2)
+    if spacing is None or min(spacing) <= 0:
+        raise NotASlice(
+            "no pixel spacing" if spacing is None else f"pixel spacing {list(spacing)} mm", header
+        )
+    along_columns, along_rows = orientation[:3], orientation[3:]
+    lengths = np.linalg.norm(along_columns), np.linalg.norm(along_rows)
+    if min(lengths) < 0.99 or max(lengths) > 1.01 or abs(along_columns @ along_rows) > 0.01:
+        raise NotASlice("orientation that is no pair of unit vectors at right angles", header)
+    thickness = _floats(place, "SliceThickness", 1)
+    values = {name: value for name in DISTINGUISHING if (value := _text(place, name) or _text(header, name))}
+    return Slice(
+        path, frame, _text(header, "SOPClassUID"), _text(header, "SOPInstanceUID"),
+        _text(header, "SeriesInstanceUID"), _text(header, "StudyInstanceUID"), patient_key(header),
+        _text(header, "FrameOfReferenceUID"), modality_of(header), _text(header, "SeriesDescription"),
+        tuple(_text(header, "ImageType").split("\\")), _text(header, "ConvolutionKernel"),
+        int(header.Rows), int(header.Columns), position, along_columns / lengths[0], along_rows / lengths[1],
+        float(spacing[0]), float(spacing[1]), None if thickness is None else float(thickness[0]),
+        whole(header, "InstanceNumber"), whole(header, "SeriesNumber"), values,
+    )  # fmt: skip
+
+
+def modality_of(header: Dataset) -> str:
+    """The modality where it is a code of DICOM's kind, else "": the field may hold anything."""
+    text = _text(header, "Modality")
+    return text if text in NOT_SLICES or re.fullmatch("[A-Z]{2,3}", text) else ""
+
+
+def patient_key(header: Dataset) -> str:
+    """Whose picture it is: PatientID and its issuer, else the name. Private: hash it before it goes anywhere."""
+    parts = [_text(header, name) for name in ("PatientID", "IssuerOfPatientID")]
+    return "\0".join(parts) if parts[0] else _text(header, "PatientName")
+
+
+def _text(dataset: Any, name: str) -> str:
+    try:
+        value = dataset.get(name)
+    except Exception:  # a value that cannot be decoded is as good as none
+        return ""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    if (
+        hasattr(value, "__iter__")
+        and not hasattr(value, "original_string")
+        and type(value).__name__ == "MultiValue"
+    ):
+        return "\\".join(str(v).strip() for v in value)
+    return str(value).strip()
+
+
+def whole(dataset: Any, name: str) -> int | None:
+    """A whole number of the header, or None."""
+    try:
+        return int(dataset.get(name))
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+def _floats(dataset: Any, name: str, count: int) -> npt.NDArray[np.float64] | None:
+    try:
+        values = np.atleast_1d(np.asarray(dataset.get(name), dtype=np.float64))
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return values if values.shape == (count,) and np.isfinite(values).all() else None

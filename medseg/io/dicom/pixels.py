@@ -1,0 +1,215 @@
+"""Stored pixels -> physical values: HU for CT, slice by slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.core.errors import UserError
+from medseg.core.machine import cores
+from medseg.io.dicom.headers import PROJECTIONS, Slice
+from medseg.io.sizes import refuse_oversize
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MOST_READERS = 8
+AIR_HU = -1024
+
+
+@dataclass(frozen=True, eq=False)
+class Rescale:
+    """stored * slope + intercept, and what lies outside the field of view."""
+
+    slope: float
+    intercept: float
+    padding: int | None
+    padding_limit: int | None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.slope.is_integer() and self.intercept.is_integer()
+
+
+def read_pixels(slices: Sequence[Slice], what: str = "file") -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """(columns, rows, slices) of physical values in the order of `slices`, and notes.
+
+    int16 where all values are whole and fit, else int32, else float32. Raises UserError naming the file by its
+    number and instance where pixels cannot be decoded.
+    """
+    first = slices[0]
+    size = first.rows * first.columns * len(slices) * 4
+    refuse_oversize(size, size, "")
+    if first.frame is not None:
+        return _read_frames(slices)
+    with ThreadPoolExecutor(min(MOST_READERS, cores(), len(slices))) as readers:
+        parts = list(
+            readers.map(lambda job: _read_one(*job), [(n, len(slices), s) for n, s in enumerate(slices)])
+        )
+    return _assembled([p for p, _ in parts], [r for _, r in parts], first)
+
+
+def _read_one(number: int, total: int, one: Slice) -> tuple[npt.NDArray[Any], Rescale]:
+    from pydicom import dcmread
+
+    where = f"file {number + 1} of {total} ({one.name})"
+    try:
+        dataset = dcmread(one.path, force=True)
+        _name_syntax(dataset, one.path)
+        pixels = decoded(dataset, where)
+    except OSError as err:
+        raise UserError(f"cannot be read ({err.strerror or err})", where, "copy the files again") from err
+    if pixels.shape != (one.rows, one.columns):
+        raise UserError(
+            f"pixel data of shape {pixels.shape}, the header says {(one.rows, one.columns)}", where
+        )
+    return pixels, rescale_of(dataset)
+
+
+def _name_syntax(dataset: Dataset, path: Path) -> None:
+    """A file without meta group was read as implicit little endian: the decoder must know that."""
+    from pydicom.uid import UID
+
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = UID(
+            "1.2.840.10008.1.2" if implicit else ("1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2")
+        )
+
+
+def decoded(dataset: Dataset, where: str) -> npt.NDArray[Any]:
+    """The stored pixels of a data set. Raises UserError that names the transfer syntax where no decoder fits."""
+    try:
+        return dataset.pixel_array
+    except Exception as err:  # decoders meet damaged bytes with errors of many kinds
+        syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
+        name = getattr(syntax, "name", "unknown")
+        if isinstance(err, NotImplementedError | RuntimeError | AttributeError):
+            raise UserError(
+                f"pixels in the transfer syntax {name} cannot be decoded",
+                where,
+                "they are damaged or need a decoder that is not here; export the series uncompressed",
+            ) from err
+        raise UserError(
+            f"is damaged: its pixels ({name}) cannot be decoded", where, "copy the files again"
+        ) from err
+
+
+def rescale_of(dataset: Any, groups: Any = None) -> Rescale:
+    """Slope and intercept of a picture; 1 and 0 where the header has none."""
+    table = dataset if groups is None else groups
+    slope, intercept = (_number(table.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
+    slope = 1.0 if slope is None or slope == 0 else slope
+    padding, limit = (_number(dataset.get(n)) for n in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    return Rescale(
+        slope,
+        intercept or 0.0,
+        None if padding is None else int(padding),
+        None if limit is None else int(limit),
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _read_frames(slices: Sequence[Slice]) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    from pydicom import dcmread
+
+    files = {s.path for s in slices}
+    if len(files) > 1:
+        raise UserError(f"a volume spread over {len(files)} multi-frame files", "", "give one file at a time")
+    dataset = dcmread(slices[0].path)
+    frames = np.atleast_3d(decoded(dataset, "multi-frame file"))
+    if frames.shape[:1] != (int(dataset.get("NumberOfFrames") or 1),):
+        frames = frames.reshape(int(dataset.get("NumberOfFrames") or 1), slices[0].rows, slices[0].columns)
+    rescales = _frame_rescales(dataset)
+    order = [s.frame or 0 for s in slices]
+    return _assembled([frames[n] for n in order], [rescales[n] for n in order], slices[0])
+
+
+def _frame_rescales(dataset: Dataset) -> list[Rescale]:
+    """Slope and intercept of every frame: its own group, else the shared one, else the file's."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
+    out = []
+    for groups in dataset.PerFrameFunctionalGroupsSequence:
+        for place in (groups, shared):
+            found = None if place is None else place.get("PixelValueTransformationSequence")
+            if found:
+                out.append(rescale_of(dataset, found[0]))
+                break
+        else:
+            out.append(rescale_of(dataset))
+    return out
+
+
+def _assembled(
+    pictures: Sequence[npt.NDArray[Any]], rescales: Sequence[Rescale], first: Slice
+) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """Rescales every picture by its own values and stacks them; frees each picture as it goes."""
+    kind = _type_for(pictures, rescales)
+    stack = np.empty((len(pictures), *pictures[0].shape), dtype=kind)
+    padded = 0
+    for number, (pixels, rescale) in enumerate(zip(pictures, rescales)):
+        if rescale.slope == 1.0 and rescale.intercept == 0.0:
+            stack[number] = pixels
+        else:
+            wide = np.int32 if kind != np.float32 else np.float64
+            stack[number] = pixels.astype(wide) * wide(rescale.slope) + wide(rescale.intercept)
+        if first.modality == "CT":
+            padded += _mask_padding(stack[number], pixels, rescale)
+    notes = [f"{padded} voxels outside the field of view set to {AIR_HU} HU"] if padded else []
+    if len({(r.slope, r.intercept) for r in rescales}) > 1:
+        notes.append("rescale values differ from slice to slice; each slice was rescaled by its own")
+    return stack.transpose(2, 1, 0), tuple(notes)
+
+
+def _mask_padding(values: npt.NDArray[Any], pixels: npt.NDArray[Any], rescale: Rescale) -> int:
+    """Sets padding that lies below air to air, in place; returns how many voxels."""
+    if rescale.padding is None:
+        return 0
+    limit = rescale.padding if rescale.padding_limit is None else rescale.padding_limit
+    low, high = sorted((rescale.padding, limit))
+    outside = (pixels >= low) & (pixels <= high) & (values < AIR_HU)
+    values[outside] = AIR_HU
+    return int(np.count_nonzero(outside))
+
+
+def _type_for(pictures: Sequence[npt.NDArray[Any]], rescales: Sequence[Rescale]) -> np.dtype:
+    """int16 or int32 where every value is whole, float32 otherwise."""
+    if not all(r.is_whole for r in rescales) or any(p.dtype.kind == "f" for p in pictures):
+        return np.dtype(np.float32)
+    ends = [float(p.min()) * r.slope + r.intercept for p, r in zip(pictures, rescales)]
+    ends += [float(p.max()) * r.slope + r.intercept for p, r in zip(pictures, rescales)]
+    low, high = min(ends), max(ends)
+    if low >= -32768 and high <= 32767:
+        return np.dtype(np.int16)
+    return np.dtype(np.int32) if low >= -(2**31) and high < 2**31 else np.dtype(np.float32)
+
+
+def read_projection(path: Path) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
+    """A film (CR, DX, ...) as (rows, columns) with bright bones, whatever its photometric interpretation."""
+    from pydicom import dcmread
+
+    dataset = dcmread(path, force=True)
+    _name_syntax(dataset, path)
+    pixels = decoded(dataset, "the picture")
+    if pixels.ndim != 2 or str(dataset.get("Modality", "")) not in PROJECTIONS:
+        raise UserError(f"is no single grey picture (shape {pixels.shape})", "", "give one film a file")
+    if str(dataset.PhotometricInterpretation) != "MONOCHROME1":
+        return pixels, ()
+    bits = int(dataset.BitsStored)
+    low, high = (
+        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if int(dataset.PixelRepresentation) else (0, 2**bits - 1)
+    )
+    return (low + high - pixels.astype(np.int32)).astype(pixels.dtype), ("MONOCHROME1: grey values inverted",)

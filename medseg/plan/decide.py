@@ -1,0 +1,219 @@
+"""From a fingerprint to a plan: one decision after the other, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medseg.config import Pipeline, Plan
+from medseg.core.errors import UserError
+from medseg.core.machine import Device, choose_device, cores, parse_bytes, ram_available_bytes
+from medseg.plan import grids
+from medseg.plan.cost import BACKWARD, OTHER_WORK, NetworkCost, count_network, measured_flops
+from medseg.plan.fingerprint import Fingerprint
+from medseg.plan.intensities import decide_intensity
+from medseg.plan.patches import choose_patch, require_fit, step_budget
+from medseg.plan.planned import is_planned, planned_arguments, put_back, sized_on_gpu
+from medseg.zoo.build import find
+
+
+def decide(pipeline: Pipeline, cohort: Any, fingerprint: Fingerprint, card: Any) -> Plan:
+    """The whole plan of a network."""
+    device = choose_device(pipeline.compute.device)
+    on_gpu = device.name != "cpu"
+    facts, reasons = _data_facts(pipeline, cohort, fingerprint, on_gpu, is_planned(card.name))
+    shape = prepared_shape(fingerprint, facts["spacing_mm"], facts["crop"])
+    net_facts, net_reasons, cost = _network_facts(pipeline, facts, shape, fingerprint.total, device)
+    estimate = estimate_cost(pipeline, cost, net_facts, shape, device)
+    estimate["largest_case_voxels"] = (
+        int(max(np.prod(c.shape) for c in fingerprint.cases)) * fingerprint.channels
+    )
+    estimate["device"] = device.reason
+    return Plan(**facts, **net_facts, estimate=estimate, reasons={**reasons, **net_reasons})
+
+
+def _data_facts(
+    pipeline: Pipeline, cohort: Any, fingerprint: Fingerprint, on_gpu: bool, planned: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What follows from the data alone."""
+    data, classes = pipeline.data, cohort.classes
+    if not classes:
+        raise UserError("there are no classes to learn", "data.classes", "name them: classes: {lung: 1}")
+    background = data.background is not None or data.overlapping
+    limit = (float("inf") if planned else grids.VOXELS_GPU) if on_gpu else grids.VOXELS_CPU
+    spacing, why_spacing = grids.decide_spacing(pipeline.ingest.spacing_mm, fingerprint, limit)
+    crop, why_crop = grids.decide_crop(pipeline.ingest.crop, data.modality, fingerprint)
+    order, why_order = grids.decide_order(spacing, fingerprint, planned)
+    mirror, why_mirror = grids.decide_mirror(pipeline, classes, fingerprint)
+    channels = tuple(data.channels) or tuple(cohort.channels)
+    intensity, why_intensity = decide_intensity(
+        pipeline.ingest.intensity, data.modality, channels, fingerprint
+    )
+    names = ", ".join(info.name for info in classes[:6]) + (" ..." if len(classes) > 6 else "")
+    head = "one sigmoid a class: classes may overlap" if data.overlapping else "one softmax over all"
+    facts = {
+        "dims": fingerprint.dims,
+        "in_channels": fingerprint.channels,
+        "classes": [info.as_json() for info in classes],
+        "overlapping": data.overlapping,
+        "out_channels": len(classes) + (background and not data.overlapping),
+        "background": background,
+        "ignore": data.ignore,
+        "spacing_mm": spacing,
+        "intensity": intensity,
+        "crop": crop,
+        "image_order": order,
+        "mirror_axes": mirror,
+        "foreground_fraction": fingerprint.foreground_fraction(classes),
+        "volume_ml": fingerprint.volume_ml(classes),
+    }
+    reasons = {
+        "dims": f"all {fingerprint.total} training cases have {fingerprint.dims} axes",
+        "classes": names,
+        "out_channels": head + (" and the background" if background and not data.overlapping else ""),
+        "spacing_mm": why_spacing,
+        "intensity": why_intensity,
+        "crop": why_crop,
+        "image_order": why_order,
+        "mirror_axes": why_mirror,
+        "volume_ml": f"smallest and largest in {len(fingerprint.cases)} training cases",
+    }
+    return facts, reasons
+
+
+def prepared_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None, crop: str) -> list[float]:
+    """The median image in voxels after cropping and resampling."""
+    rows = []
+    for case in fingerprint.cases:
+        shape = case.kept_shape if crop == "nonzero" else case.shape
+        ratio = np.ones(len(shape)) if spacing is None else np.asarray(case.spacing) / np.asarray(spacing)
+        rows.append(np.maximum(1, np.round(np.asarray(shape) * ratio)))
+    return [float(n) for n in np.median(rows, axis=0)]
+
+
+def _network_facts(
+    pipeline: Pipeline, facts: dict[str, Any], shape: Sequence[float], cases: int, device: Device
+) -> tuple[dict[str, Any], dict[str, str], NetworkCost]:
+    """Patch, batch and topology, for this network on this machine; what the pipeline file says comes first."""
+    system, train = pipeline.only_system, pipeline.train
+    facts_of_net, reasons = _proposed(pipeline, facts, shape, cases, device)
+    topology = facts_of_net["topology"]
+    if not isinstance(train.patch_size, str):
+        patch = list(train.patch_size)
+        if is_planned(system.name) and len(patch) == facts["dims"]:
+            topology, _, _ = planned_arguments(system, _spacing(facts), patch, facts["dims"])
+        facts_of_net.update(patch_size=patch, topology=topology)
+        reasons["patch_size"] = "set in the pipeline file (train.patch_size)"
+    cost = _cost(system, facts, {**topology, **system.arguments})
+    require_fit(facts_of_net["patch_size"], cost.divisor, system.name)
+    if not isinstance(train.batch_size, str):
+        facts_of_net["batch_size"] = train.batch_size
+        reasons["batch_size"] = "set in the pipeline file (train.batch_size)"
+    return facts_of_net, reasons, cost
+
+
+def _proposed(
+    pipeline: Pipeline, facts: dict[str, Any], shape: Sequence[float], cases: int, device: Device
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the plan would take if nobody said anything."""
+    system, dims, spacing = pipeline.only_system, facts["dims"], _spacing(facts)
+    on_gpu = device.name != "cpu"
+    if is_planned(system.name) and on_gpu and system.size == "paper":
+        return _as_nnunet(system.name, facts, shape, cases, (device.memory_bytes or 8e9) / 1e9)
+    memory = device.memory_bytes or _ram_budget(pipeline)
+    budget = step_budget(pipeline.train, dims, on_gpu, pipeline.compute.cores or cores(), memory)
+    cost = _cost(system, facts, dict(system.arguments))
+    planned = is_planned(system.name)
+    patch, batch = choose_patch(shape, spacing, cost, budget, [4] * dims if planned else None)
+    reasons = {"patch_size": f"about equal edges in mm, {budget.reason}", "batch_size": budget.reason}
+    topology: dict[str, Any] = {}
+    if planned:
+        topology, _, patch = planned_arguments(system, spacing, patch, dims)
+        reasons["topology"] = "nnU-Net's rule: coarse axes wait until the others have caught up"
+    return {"patch_size": patch, "batch_size": batch, "topology": topology}, reasons
+
+
+def _as_nnunet(
+    name: str, facts: dict[str, Any], shape: Sequence[float], cases: int, memory_gb: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """nnU-Net's own choice, to the voxel."""
+    entries = len(facts["classes"]) + facts["background"] + (facts["ignore"] is not None)
+    sized, order, reason = sized_on_gpu(find(name).name, _spacing(facts), shape, cases, entries, memory_gb)
+    topology = {
+        "features_per_stage": list(sized.features),
+        "strides": [put_back(s, order) for s in sized.topology.strides],
+        "kernel_sizes": [put_back(k, order) for k in sized.topology.kernels],
+        "blocks_per_stage": list(sized.blocks),
+    }
+    patch = put_back(sized.topology.patch, order)
+    return (
+        {"patch_size": patch, "batch_size": sized.batch, "topology": topology},
+        {"patch_size": reason, "batch_size": reason, "topology": reason},
+    )
+
+
+def _spacing(facts: dict[str, Any]) -> list[float]:
+    return facts["spacing_mm"] or [1.0] * facts["dims"]
+
+
+def _ram_budget(pipeline: Pipeline) -> int:
+    # A fixed share of what is installed, not of what is free now: one file gives one plan on one machine.
+    from medseg.core.machine import ram_limit_bytes
+
+    return ram_limit_bytes() // 2 if pipeline.compute.ram is None else parse_bytes(pipeline.compute.ram)
+
+
+def _cost(system: Any, facts: dict[str, Any], arguments: dict[str, Any]) -> NetworkCost:
+    import torch
+
+    from medseg.zoo.build import build
+
+    with torch.device("meta"):
+        net = build(
+            system.name,
+            dims=facts["dims"],
+            in_channels=facts["in_channels"],
+            classes=facts["out_channels"],
+            size=system.size,
+            **arguments,
+        )
+        return count_network(net, facts["in_channels"], facts["dims"])
+
+
+def estimate_cost(
+    pipeline: Pipeline, cost: NetworkCost, net_facts: dict[str, Any], shape: Sequence[float], device: Device
+) -> dict[str, Any]:
+    """Seconds, minutes and bytes of training and predicting on this machine, by counting and one short measurement."""
+    speed = measured_flops(device.name)
+    voxels = float(np.prod(net_facts["patch_size"]))
+    step = cost.step_flops(voxels * net_facts["batch_size"]) * OTHER_WORK / speed
+    train = pipeline.train
+    minutes = min(
+        train.minutes if train.minutes is not None else float("inf"),
+        train.steps * step / 60 if train.steps is not None else float("inf"),
+    )
+    keep = 1 - pipeline.predict.overlap
+    windows = float(
+        np.prod([max(1, np.ceil((n - p) / (p * keep)) + 1) for n, p in zip(shape, net_facts["patch_size"])])
+    )
+    forwards = windows * (2 ** len(shape) if pipeline.predict.flips else 1)
+    ram = cost.step_bytes(voxels * net_facts["batch_size"])
+    needed = ram_available_bytes() if device.memory_bytes is None else device.memory_bytes
+    if ram > needed:
+        raise UserError(
+            f"a training step would take {ram / 1e9:.1f} GB of {needed / 1e9:.1f} GB",
+            "train.patch_size",
+            "take a smaller patch_size, batch_size or system.size",
+        )
+    return {
+        "step_seconds": round(step, 4),
+        "train_minutes": round(minutes, 2),
+        "train_ram_bytes": ram,
+        "predict_windows": int(windows),
+        "predict_seconds": round(forwards * cost.step_flops(voxels) / BACKWARD * OTHER_WORK / speed, 3),
+        "parameters": cost.parameters,
+        "step_gflop": round(cost.step_flops(voxels * net_facts["batch_size"]) / 1e9, 2),
+        "machine_gflop_per_second": round(speed / 1e9, 1),
+    }

@@ -1,0 +1,130 @@
+"""The step "plan": looks at the training cases and writes plan.yaml, every decision with its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medseg.config import IntensityPlan, Pipeline, Plan
+from medseg.config_plan import save_plan
+from medseg.core.errors import UserError
+from medseg.core.run import Result, RunFolder
+
+KEYS = ("data", "ingest", "system", "train", "predict", "compute")
+READS = ("cases",)
+WRITES = ("plan",)
+
+
+def run(pipeline: Pipeline, folder: RunFolder) -> Result:
+    """Writes the plan of the one system of this walk."""
+    if pipeline.predict.model is not None:
+        plan = plan_of_model(Path(pipeline.predict.model))
+        save_plan(plan, folder.plan)
+        return Result("plan", "the plan is the model's own", details=plan.estimate)
+    from medseg.data.cohort import load_cohort
+    from medseg.plan.decide import decide
+    from medseg.plan.fingerprint import take_fingerprint
+    from medseg.zoo.build import find
+
+    card = find(pipeline.only_system.name)
+    cohort = load_cohort(folder)
+    rows = _rows_to_measure(cohort, card.kind)
+    fingerprint = take_fingerprint(rows, pipeline, cohort.classes)
+    if fingerprint.dims not in card.dims:
+        kind = "flat images" if fingerprint.dims == 2 else "volumes"
+        raise UserError(
+            f"{card.name} works on {' and '.join(f'{d}D' for d in card.dims)} images, these are {kind}",
+            "system.name",
+            f"choose another: medseg list --dims {fingerprint.dims}",
+        )
+    if card.kind == "classical":
+        plan = classical_plan(pipeline, cohort, fingerprint)
+    else:
+        plan = decide(pipeline, cohort, fingerprint, card)
+    save_plan(plan, folder.plan)
+    return Result("plan", in_words(plan, pipeline), done=len(fingerprint.cases), details=plan.estimate)
+
+
+def plan_of_model(model: Path) -> Plan:
+    """The plan that travels in a model folder."""
+    from medseg.model.facts import load_facts, read_plan
+
+    plan = read_plan(load_facts(model), str(model))
+    return plan.model_copy(
+        update={"reasons": {**plan.reasons, "dims": "taken over from the model that was given"}}
+    )
+
+
+def classical_plan(pipeline: Pipeline, cohort: Any, fingerprint: Any) -> Plan:
+    """The plan of a method that reads cases as they are."""
+    system = pipeline.only_system
+    classes = [info.as_json() for info in cohort.classes] or _classes_of_method(pipeline, fingerprint)
+    return Plan(
+        dims=fingerprint.dims,
+        in_channels=fingerprint.channels,
+        classes=classes,
+        overlapping=pipeline.data.overlapping,
+        out_channels=len(classes) + 1,
+        spacing_mm=None,
+        intensity=[IntensityPlan(scheme="none")] * fingerprint.channels,
+        patch_size=[int(n) for n in fingerprint.median_shape],
+        batch_size=1,
+        foreground_fraction=fingerprint.foreground_fraction(cohort.classes),
+        volume_ml=fingerprint.volume_ml(cohort.classes),
+        reasons={
+            "spacing_mm": f"{system.name} works on the case's own grid",
+            "intensity": f"{system.name} reads the numbers of the file",
+            "patch_size": "the median image; the method sees whole images",
+        },
+    )
+
+
+def in_words(plan: Plan, pipeline: Pipeline) -> str:
+    """One line: grid, patch, batch, and what a step will cost."""
+    if not plan.estimate:
+        return f"{pipeline.only_system.name} reads {plan.dims}D cases as they are"
+    grid = (
+        "pixels as they are"
+        if plan.spacing_mm is None
+        else "x".join(f"{s:.3g}" for s in plan.spacing_mm) + " mm"
+    )
+    patch = "x".join(str(n) for n in plan.patch_size)
+    cost = plan.estimate
+    return (
+        f"{grid}, patches of {patch}, {plan.batch_size} a step; a step takes about "
+        f"{cost['step_seconds']:.2g} s and {cost['train_ram_bytes'] / 1e9:.1f} GB, "
+        f"training about {cost['train_minutes']:.0f} min"
+    )
+
+
+def _rows_to_measure(cohort: Any, kind: str) -> list[Any]:
+    from medseg.data.cohort import cases_of
+
+    rows = [row for row in cases_of(cohort, "train") if row.labels]
+    if not rows and kind == "classical":
+        rows = cases_of(cohort, "all")
+    if not rows:
+        raise UserError(
+            "no case for training has a label",
+            hint="add labels, or predict with a trained model: predict.model (--model)",
+        )
+    return list(rows)
+
+
+def _classes_of_method(pipeline: Pipeline, fingerprint: Any) -> list[dict[str, Any]]:
+    from medseg.core.segmentation import ClassInfo, default_colour
+    from medseg.zoo.build import build
+
+    system = pipeline.only_system
+    method = build(
+        system.name,
+        dims=fingerprint.dims,
+        in_channels=fingerprint.channels,
+        classes=2,
+        size=system.size,
+        **system.arguments,
+    )
+    return [
+        ClassInfo(name, index, default_colour(k)).as_json()
+        for k, (index, name) in enumerate(method.classes.items())
+    ]

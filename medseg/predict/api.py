@@ -1,0 +1,51 @@
+"""`medseg.predict(model, case)`: one image, in this process alone, nothing downloaded, no workers started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.config import Predict
+from medseg.core.case import Image
+from medseg.core.errors import UserError
+from medseg.core.geometry import Geometry
+from medseg.core.segmentation import Segmentation
+
+
+def predict(model: Any, case: Any, settings: Predict | None = None) -> Segmentation:
+    """Segments one image.
+
+    model: path of a model folder, or a loaded `Model`. case: a path (file or DICOM folder), an `Image`, or a pair of
+    array (*S) or (C, *S) and `Geometry`. The result lies on the image's own grid.
+    Raises UserError for an image that cannot be read or does not fit the model.
+    """
+    from medseg.model.folder import load_model
+    from medseg.predict.case import predict_case
+
+    loaded = load_model(Path(model)) if isinstance(model, str | Path) else model
+    return predict_case(loaded, as_image(case), settings)
+
+
+def as_image(case: Any) -> Image:
+    """What a caller has as an `Image`."""
+    if isinstance(case, Image):
+        return case
+    if isinstance(case, str | Path):
+        from medseg.io.doors import read_image
+
+        return read_image(Path(case), channels=Path(case).is_file())
+    if isinstance(case, tuple) and len(case) == 2 and isinstance(case[1], Geometry):
+        array, geometry = np.asarray(case[0]), case[1]
+        array = array[None] if array.ndim == geometry.ndim else array
+        if array.ndim != geometry.ndim + 1 or array.shape[1:] != geometry.shape:
+            raise UserError(
+                f"an array of shape {array.shape} does not lie on a grid of shape {geometry.shape}",
+                hint="give (*S) or (C, *S) with S in the order of the affine's columns",
+            )
+        return Image(array, geometry)
+    raise UserError(
+        f"cannot predict from a {type(case).__name__}",
+        hint="give a path, an Image, or (array, Geometry)",
+    )

@@ -1,0 +1,80 @@
+"""The reference engine: the network as PyTorch runs it, in a chosen number type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, combinations
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+class Eager:
+    """Windows (B, C, *S) float32 on any device -> logits (B, K, *S) float32 on the network's device.
+
+    net: a network in eval mode. autocast: number type of its convolutions, None for float32. flips: axes (0-based,
+    of *S) over which mirrored copies are averaged, all their combinations, as logits.
+    divisor: sizes the network takes are multiples of it (one number, or one an axis); the padding is zero, below and
+    above, and is cut off again.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        autocast: torch.dtype | None = None,
+        flips: Sequence[int] = (),
+        divisor: int | Sequence[int] | None = None,
+    ) -> None:
+        self.net, self.autocast = net, autocast
+        self.divisor = getattr(net, "divisor", 1) if divisor is None else divisor
+        self.mirrors = list(
+            chain.from_iterable(combinations(sorted(flips), n) for n in range(len(flips) + 1))
+        )
+        parameter = next(chain(net.parameters(), net.buffers()), None)
+        self.device = "cpu" if parameter is None else str(parameter.device)
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        import torch
+
+        windows = windows.to(self.device)
+        with torch.inference_mode():
+            total = self._fitted(windows)
+            for axes in self.mirrors[1:]:
+                where = [axis + 2 for axis in axes]
+                total = total + self._fitted(windows.flip(where)).flip(where)
+            return total / len(self.mirrors) if len(self.mirrors) > 1 else total
+
+    def _fitted(self, windows: Tensor) -> Tensor:
+        """Pads to sizes that the network takes, and cuts its logits to the windows again."""
+        from torch.nn.functional import pad
+
+        sizes = tuple(windows.shape[2:])
+        if getattr(self.net, "margin", 0):
+            return self._unpadded(windows)
+        multiples = [self.divisor] * len(sizes) if isinstance(self.divisor, int) else self.divisor
+        missing = [-n % m for n, m in zip(sizes, multiples)]
+        if not any(missing):
+            return self._forward(windows)
+        below = [m // 2 for m in missing]
+        room = [n for m, b in zip(reversed(missing), reversed(below)) for n in (b, m - b)]
+        logits = self._forward(pad(windows, room))
+        return logits[(..., *(slice(b, b + n) for b, n in zip(below, sizes)))]
+
+    def _unpadded(self, windows: Tensor) -> Tensor:
+        """Networks of unpadded convolutions get the border that they lose, mirrored, as their paper does it."""
+        from medseg.zoo.layers.nd import mirror_pad
+
+        sizes = tuple(windows.shape[2:])
+        logits = self._forward(mirror_pad(windows, [self.net.border(n) for n in sizes]))
+        return logits[(..., *(slice(0, n) for n in sizes))]
+
+    def _forward(self, windows: Tensor) -> Tensor:
+        import torch
+
+        from medseg.zoo.outputs import main_of
+
+        with torch.autocast(windows.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            return main_of(self.net(windows)).float()

@@ -1,0 +1,151 @@
+"""How much memory a prediction will take, worked out before it starts."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from medseg.config import Compute, Plan
+from medseg.core.errors import UserError
+from medseg.core.geometry import Geometry
+from medseg.core.machine import parse_bytes, ram_available_bytes
+from medseg.predict.stream import CHUNK
+from medseg.predict.windows import Cut
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCRATCH = 1.3
+"""Layouts and scratch that the convolution library holds beside a network's tensors, measured."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that one case needs beside what the process holds already, part by part."""
+
+    image: int
+    prepared: int
+    sums: int
+    windows: int
+    planes: int
+    labels: int
+
+    @property
+    def total(self) -> int:
+        # While the image is prepared no logits exist yet, and the other way round.
+        return (
+            self.image
+            + max(2 * self.prepared, self.prepared + self.sums + self.windows + self.planes)
+            + self.labels
+        )
+
+    def describe(self) -> str:
+        parts = {"image": self.image, "prepared": self.prepared, "logits of open planes": self.sums,
+                 "network": self.windows, "way back": self.planes, "labels": self.labels}  # fmt: skip
+        return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size > 5e6) + " GB"
+
+
+def estimate(geometry: Geometry, itemsize: int, plan: Plan, cut: Cut, window_bytes: int) -> Estimate:
+    """The memory of one case on `geometry`, whose voxels take `itemsize` bytes as read.
+
+    An upper bound: a crop that the plan allows is not counted on.
+    """
+    turned, _, _ = geometry.reoriented()
+    grid = turned if plan.spacing_mm is None or turned.unit == "px" else turned.with_spacing(plan.spacing_mm)
+    shape = cut.padded(grid.shape)
+    lead = cut.lead(grid.shape)
+    plane = prod(shape) // shape[lead]
+    voxels = prod(geometry.shape)
+    own_plane = voxels // turned.shape[lead]
+    return Estimate(
+        image=plan.in_channels * voxels * itemsize,
+        prepared=4 * plan.in_channels * prod(shape),
+        sums=4 * plan.out_channels * plane * cut.patch[lead],
+        windows=window_bytes * cut.batch_size,
+        planes=4 * plan.out_channels * plane * 2 * CHUNK + 16 * own_plane,
+        labels=voxels * (1 + (plan.out_channels if plan.overlapping else 0)),
+    )
+
+
+def window_bytes(net: nn.Module, channels: int, patch: Sequence[int]) -> int:
+    """Peak memory of one window in float32: found by running the network on tensors without memory.
+
+    0 for networks that cannot run that way (they look at values); the estimate is then too small by as much.
+    """
+    import torch
+    from torch.func import functional_call
+
+    multiples = getattr(net, "divisor", 1)
+    sizes = [multiples] * len(patch) if isinstance(multiples, int) else multiples
+    patch = [n + -n % m for n, m in zip(patch, sizes)]
+    state = {name: tensor.to("meta") for name, tensor in (*net.named_parameters(), *net.named_buffers())}
+    held = _live_bytes()
+    try:
+        with torch.inference_mode(False), torch.no_grad(), held:
+            functional_call(net, state, (torch.empty((1, channels, *patch), device="meta"),))
+    except (RuntimeError, NotImplementedError):
+        return 0
+    return int(held.peak * SCRATCH)
+
+
+def _live_bytes() -> Any:
+    """A dispatch mode that adds up the storages alive and remembers the most (`peak`)."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class LiveBytes(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.now = self.peak = 0
+            self.known: set[int] = set()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(tensor, torch.Tensor):
+                    self.add(tensor.untyped_storage())
+            return out
+
+        def add(self, storage: Any) -> None:
+            key = storage._cdata
+            if key in self.known:
+                return
+            self.known.add(key)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.drop, key, storage.nbytes())
+
+        def drop(self, key: int, size: int) -> None:
+            self.known.discard(key)
+            self.now -= size
+
+    return LiveBytes()
+
+
+def budget_bytes(compute: Compute) -> int:
+    """What the process may use in all: `compute.ram`, else what it holds plus what is free."""
+    if compute.ram is not None:
+        return parse_bytes(compute.ram)
+    return held_bytes() + ram_available_bytes()
+
+
+def held_bytes() -> int:
+    """Resident memory of this process now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def require_fit(needed: int, budget: int, where: str, details: str = "") -> None:
+    """Raises UserError with both numbers and what can be done when a case does not fit."""
+    if needed <= budget:
+        return
+    raise UserError(
+        f"needs {needed / 1e9:.2f} GB of memory, {budget / 1e9:.2f} GB may be used",
+        where,
+        "raise compute.ram, take predict.batch_size: 1, or a model with a coarser grid or smaller windows",
+        (details,) if details else (),
+    )

@@ -1,0 +1,193 @@
+"""What a prediction leaves behind: masks, probabilities and one JSON beside them that says all about the case."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg.config import Data, Predict
+from medseg.core.atomic import read_json, write_json
+from medseg.core.case import Image
+from medseg.core.errors import UserError
+from medseg.core.geometry import reorient_array
+from medseg.core.segmentation import ClassInfo, Segmentation
+from medseg.ingest.prepare import PreparedImage
+
+ENDINGS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png", "dicom_seg": ".dcm"}
+SAME_MASK = ("overlap", "flips", "write", "probabilities", "keep_largest", "fill_holes", "precision")
+"""Settings that decide what is written."""
+
+
+def formats_for(image: Image, settings: Predict) -> list[str]:
+    """The formats of a case's masks. Raises UserError for a format that cannot hold it."""
+    is_dicom = image.origin.get("format") == "dicom"
+    if settings.write == "auto":
+        if image.geometry.unit == "px":
+            return ["png"]
+        return ["nifti", "dicom_seg"] if is_dicom and image.geometry.ndim == 3 else ["nifti"]
+    wanted = list(dict.fromkeys(settings.write))
+    if "png" in wanted and image.geometry.ndim == 3:
+        raise UserError("a volume cannot be written as PNG", "predict.write", "use nifti, nrrd or mha")
+    if "dicom_seg" in wanted and not is_dicom:
+        raise UserError("only DICOM images can get a DICOM-SEG", "predict.write", "use nifti")
+    return wanted
+
+
+def file_name(case: str) -> str:
+    """A case's name as a file name."""
+    return "".join("_" if c in '/\\:*?"<>|' else c for c in case)
+
+
+def mask_names(
+    case: str, formats: Sequence[str], seg_classes: Sequence[ClassInfo], overlapping: bool
+) -> list[str]:
+    """Names of a case's masks below the folder of predictions."""
+    names = []
+    for kind in formats:
+        name = file_name(case) + ENDINGS[kind]
+        if overlapping and kind != "dicom_seg":
+            names += [f"{file_name(info.name)}/{name}" for info in seg_classes]
+        else:
+            names.append(name)
+    return names
+
+
+def write_masks(seg: Segmentation, image: Image, case: str, formats: Sequence[str], out: Path) -> list[str]:
+    """Writes the masks of one case, each whole or not at all; returns their names below `out`.
+
+    Classes that overlap get one mask each, in a folder of the class's name, with the class's own label value.
+    """
+    from medseg.io.doors import write_segmentation
+
+    names = []
+    for kind in formats:
+        for name in mask_names(case, [kind], seg.classes, seg.regions is not None):
+            if kind == "dicom_seg":
+                if not _write_dicom(seg, image, out / name):
+                    continue
+            elif seg.regions is None:
+                write_segmentation(seg, out / name, image)
+            else:
+                position = [file_name(info.name) for info in seg.classes].index(name.split("/")[0])
+                write_segmentation(_one_class(seg, position), out / name, image)
+            names.append(name)
+    return names
+
+
+def _write_dicom(seg: Segmentation, image: Image, path: Path) -> bool:
+    """Writes a DICOM-SEG beside the other formats; False where nothing was found, since it cannot be empty."""
+    from medseg.io.dicom.seg import write_seg
+
+    if not seg.labels.any():
+        path.unlink(missing_ok=True)
+        return False
+    files = [Path(f) for f in image.origin["files"]]
+    write_seg(seg, files, path, algorithm=f"medseg {seg.provenance.get('system', '')}".strip())
+    return True
+
+
+def _one_class(seg: Segmentation, position: int) -> Segmentation:
+    info = seg.classes[position]
+    kind = np.uint8 if info.index < 256 else np.uint16
+    return Segmentation(seg.mask(position).astype(kind) * kind(info.index), seg.geometry, (info,))
+
+
+class ProbabilityFile:
+    """Probabilities (K, *S) on the case's grid in a temporary file: written plane by plane, never held in memory."""
+
+    def __init__(self, folder: Path, channels: int) -> None:
+        import tempfile
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = tempfile.TemporaryFile(prefix=".part-", dir=folder)  # noqa: SIM115
+        self.channels = channels
+        self.array: Any = None
+        self.prepared: PreparedImage | None = None
+
+    def sink(self, prepared: PreparedImage) -> Any:
+        """The function that takes boxes of the RAS-ordered, cropped case."""
+        self.prepared = prepared
+        shape = (self.channels, *prepared.kept.shape)
+        self.array = np.memmap(self.file, dtype=np.float16, mode="w+", shape=shape)
+
+        def take(box: tuple[slice, ...], values: Any) -> None:
+            self.array[(slice(None), *box)] = values.cpu().numpy()
+
+        return take
+
+    def channel(self, number: int, outside: float) -> Any:
+        """One channel (*S) float32 in the file's axis order; `outside` beyond the box that the network saw."""
+        assert self.prepared is not None
+        full = np.full(self.prepared.source.shape, outside, np.float32)
+        turned = reorient_array(full, self.prepared.order, self.prepared.flips)
+        turned[self.prepared.box] = self.array[number]
+        return full
+
+    def write(self, seg: Segmentation, image: Image, case: str, background: bool, out: Path) -> list[str]:
+        """One volume a class below probabilities/; returns their names."""
+        from medseg.io.doors import write_array
+
+        ending = ".nii.gz" if image.geometry.ndim == 3 else ".tif"
+        names = []
+        for position, info in enumerate(seg.classes):
+            name = f"probabilities/{file_name(info.name)}/{file_name(case)}{ending}"
+            write_array(self.channel(position + background, 0.0), seg.geometry, out / name, image)
+            names.append(name)
+        return names
+
+    def close(self) -> None:
+        self.array = None
+        self.file.close()
+
+
+def settings_digest(settings: Predict, data: Data | None) -> str:
+    """Equal digest, equal masks: what of the settings decides them."""
+    facts = [f"{name}={getattr(settings, name)!r}" for name in SAME_MASK]
+    if data is not None:
+        facts += [
+            f"{name}={getattr(data, name)!r}" for name in ("channels", "not_finite", "spacing_tolerance")
+        ]
+        facts.append(f"irregular={data.select.irregular}")
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def sidecar(out: Path, case: str) -> Path:
+    """Where the facts of a case lie."""
+    return out / f"{file_name(case)}.json"
+
+
+def write_sidecar(out: Path, case: str, facts: Mapping[str, Any]) -> None:
+    """Writes the facts last of all: a case with them is complete."""
+    write_json(sidecar(out, case), {"case": case, **facts})
+
+
+def is_complete(out: Path, case: str, facts: Mapping[str, str]) -> bool:
+    """Whether a case was done before with the same facts (model, settings, input), and its files are still there."""
+    path = sidecar(out, case)
+    if not path.exists():
+        return False
+    try:
+        found = read_json(path)
+    except UserError:
+        return False
+    if any(found.get(key) != value for key, value in facts.items()):
+        return False
+    return all((out / name).exists() for name in found["files"])
+
+
+def refuse_other_models(out: Path, model: str) -> None:
+    """Raises UserError when the folder holds masks of another model: results must not be mixed."""
+    for path in sorted(out.glob("*.json")):
+        if path.name.startswith("."):
+            continue
+        found = read_json(path)
+        if isinstance(found, dict) and "model" in found and found["model"] != model:
+            raise UserError(
+                f"holds masks of another model ({str(found['model'])[:12]}..., this one is {model[:12]}...)",
+                str(out),
+                "choose another folder, or empty this one: masks of two models must not be mixed",
+            )

@@ -1,0 +1,202 @@
+"""The step score: every prediction against its reference, scores.parquet and scores.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from medseg.config import Pipeline, Plan
+from medseg.config_plan import load_plan
+from medseg.core.atomic import atomic_path, write_json
+from medseg.core.errors import UserError, did_you_mean
+from medseg.core.run import Result, RunFolder
+from medseg.core.segmentation import ClassInfo
+from medseg.metrics.case import Row, Scoring
+from medseg.metrics.matching import match_classes
+from medseg.metrics.table import find_metric
+from medseg.score.cases import read_prediction, score_case, sidecars
+from medseg.score.reference import LABEL, reference_of, require_reference
+from medseg.score.review import Expected, review_reasons
+from medseg.score.tables import FACTS, cost_summary, metric_columns, summarise
+
+KEYS = ("data", "score")
+READS = ("cases", "plan", "predictions")
+WRITES = ("scores_table", "scores_json")
+
+
+@dataclass
+class _Scored:
+    """What the cases of a run came to."""
+
+    rows: list[Row] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    review: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def run(pipeline: Pipeline, folder: RunFolder) -> Result:
+    """Score every prediction of a run; a case that cannot be scored is named and never stops the others."""
+    from medseg.data.cohort import load_cohort
+
+    plan = load_plan(folder.plan)
+    classes = tuple(ClassInfo.from_json(facts) for facts in plan.classes)
+    check_settings(pipeline, classes, plan)
+    cohort, predicted = load_cohort(folder), sidecars(folder.predictions)
+    scored = _score_all(pipeline, folder, plan, {row.case: row for row in cohort.rows}, predicted)
+    scored.failed |= {case: "no prediction: " + why for case, why in _failed_before(folder).items()}
+    for case, facts in predicted.items():
+        reasons = facts["flags"] if "flags" in facts else review_reasons(facts, expected_of(plan))
+        if reasons:
+            scored.review[case] = list(reasons)
+    facts = _facts(pipeline, scored, predicted)
+    write_table(scored.rows, folder)
+    write_json(folder.scores_json, facts)
+    done = facts["cases"]["done"]
+    reviews = {case: "; ".join(reasons) for case, reasons in scored.review.items()}
+    return Result(
+        "score", _line(facts), done, scored.failed, scored.skipped, reviews, {"mean": facts["mean"]}
+    )
+
+
+def check_settings(pipeline: Pipeline, classes: Sequence[ClassInfo], plan: Plan) -> None:
+    """Refuse metrics, references and unions that do not exist, with the nearest names."""
+    for name in pipeline.score.metrics:
+        find_metric(name)
+    require_reference(pipeline.score.reference, plan.dims)
+    names = [info.name for info in classes]
+    for union, parts in pipeline.score.merge.items():
+        for part in parts:
+            if part not in names:
+                raise UserError(
+                    f"the union {union!r} has a part {part!r} that is no class{did_you_mean(part, names)}",
+                    f"score.merge.{union}",
+                    "classes: " + ", ".join(names),
+                )
+
+
+def expected_of(plan: Plan) -> Expected:
+    """What a plan says about volumes: their range, and which classes every training case had."""
+    ranges = {name: pair for name, pair in plan.volume_ml.items() if len(pair) == 2}
+    return Expected(ranges, frozenset(name for name, (low, _) in ranges.items() if low > 0))
+
+
+def scoring_of(pipeline: Pipeline, classes: Sequence[ClassInfo], known: Sequence[str] | None) -> Scoring:
+    """How the cases of a run are scored."""
+    ignore = [] if pipeline.data.ignore is None else [pipeline.data.ignore]
+    if pipeline.data.background is None and 0 not in [info.index for info in classes]:
+        ignore.append(0)  # every pixel has a class, so 0 can only mean that nobody said which
+    return Scoring(
+        metrics=tuple(pipeline.score.metrics),
+        tolerance=pipeline.score.tolerance_mm,
+        ignore=tuple(ignore) if pipeline.score.reference == LABEL else (),
+        known=None if known is None or pipeline.score.reference != LABEL else frozenset(known),
+        merge=pipeline.score.merge,
+    )
+
+
+def _score_all(
+    pipeline: Pipeline,
+    folder: RunFolder,
+    plan: Plan,
+    cases: Mapping[str, Any],
+    predicted: Mapping[str, Mapping[str, Any]],
+) -> _Scored:
+    """Rows of all predicted cases that have a reference, in the order of their names."""
+    from medseg.data.cohort import open_case
+    from medseg.jobs.executor import map_cases
+
+    classes = tuple(ClassInfo.from_json(facts) for facts in plan.classes)
+    scored, found = _Scored(), {}
+    chosen = []
+    for case in predicted:
+        if case not in cases:
+            scored.skipped[case] = "predicted, but not among the cases of this run"
+        elif pipeline.score.reference == LABEL and not cases[case].labels:
+            scored.skipped[case] = "has no label to be compared with"
+        else:
+            chosen.append(case)
+
+    def work(case: str) -> tuple[list[Row], list[str]]:
+        row = cases[case]
+        truth = reference_of(open_case(row, pipeline.data, classes), pipeline.score.reference)
+        mask = read_prediction(folder.predictions, predicted[case], classes, plan.overlapping, truth.geometry)
+        matching = match_classes(mask.classes, truth.classes)
+        known = truth.provenance.get("known", row.known)
+        scoring = replace(scoring_of(pipeline, classes, known), matches=matching.matches)
+        if pipeline.score.reference == LABEL:
+            # formats that leave out empty classes: what the label has and the mask lacks was missed
+            scoring = replace(scoring, matches=(*matching.matches, *matching.true_alone))
+        rows = score_case(mask, truth, scoring, f"case {case}")
+        facts = {"case": case, "patient": row.patient, "split": row.split}
+        unmatched = [*matching.only_pred, *matching.only_true] if pipeline.score.reference != LABEL else []
+        return [facts | one for one in rows], unmatched
+
+    for outcome in map_cases(work, chosen, "score", workers=pipeline.compute.workers):
+        if outcome.value is None:
+            scored.failed[outcome.item] = outcome.reason
+        else:
+            found[outcome.item], unmatched = outcome.value
+            scored.notes += [name for name in unmatched if name not in scored.notes]
+    scored.rows = [row for case in sorted(found) for row in found[case]]
+    return scored
+
+
+def _failed_before(folder: RunFolder) -> dict[str, str]:
+    """Cases whose prediction failed: they have no score, and are counted."""
+    return dict(folder.steps_done().get("predict", {}).get("result", {}).get("failed", {}))
+
+
+def _facts(pipeline: Pipeline, scored: _Scored, predicted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What scores.json holds."""
+    summary = summarise(scored.rows)
+    return {
+        **summary,
+        "reference": pipeline.score.reference,
+        "tolerance": pipeline.score.tolerance_mm,
+        "columns": {
+            column: {"metric": metric.name, "better": metric.better}
+            for column, metric in metric_columns(scored.rows).items()
+        },
+        "unmatched": scored.notes,
+        "cost": cost_summary(predicted.values()),
+        "cases": {
+            "done": len({row["case"] for row in scored.rows}),
+            "failed": len(scored.failed),
+            "skipped": len(scored.skipped),
+            "review": len(scored.review),
+        },
+        "failed": scored.failed,
+        "skipped": scored.skipped,
+        "review": scored.review,
+    }
+
+
+def _line(facts: Mapping[str, Any]) -> str:
+    """The step's sentence."""
+    done, dice = facts["cases"]["done"], facts["mean"].get("dice")
+    if not done:
+        return "nothing to score: no predicted case has a reference"
+    against = "" if facts["reference"] == LABEL else f" against {facts['reference']} (agreement, not truth)"
+    interval = facts["intervals"].get("dice")
+    spread = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    mean = "" if dice is None else f": mean Dice {dice:.3f}{spread}"
+    missed = f", {facts['misses']} missed structures" if facts["misses"] else ""
+    return f"{done} cases scored{against}{mean}{missed}, {facts['cases']['review']} to look at"
+
+
+def write_table(rows: Sequence[Row], folder: RunFolder) -> None:
+    """scores.parquet: one row a case and class."""
+    import pandas as pd
+
+    columns = [*FACTS, *metric_columns(rows)]
+    frame = pd.DataFrame.from_records(
+        [{name: row.get(name) for name in columns} for row in rows], columns=columns
+    )
+    for name in ("index", "tp", "fp", "fn"):
+        frame[name] = frame[name].astype("Int64")
+    for name in columns[len(FACTS) :]:
+        frame[name] = frame[name].astype("float64")
+    with atomic_path(folder.scores_table) as part:
+        frame.to_parquet(part, index=False)

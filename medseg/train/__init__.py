@@ -1,0 +1,1 @@
+"""Training: one loop, its sampler, its schedule and its checkpoints."""

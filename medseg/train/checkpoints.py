@@ -1,0 +1,102 @@
+"""One checkpoint, whole or absent: tensors and the rest in a single safetensors file; nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.core.atomic import atomic_path
+from medseg.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+FILE = "last.safetensors"
+FORMAT = 1
+
+
+def save_checkpoint(
+    folder: Path,
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None,
+    facts: Mapping[str, Any],
+) -> Path:
+    """Writes weights, optimiser state, averaged weights and `facts` (plain JSON values) as FOLDER/last.safetensors."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {f"net/{name}": value for name, value in net.state_dict().items()}
+    plain: dict[str, Any] = {}
+    for index, entries in optimiser.state_dict()["state"].items():
+        for key, value in entries.items():
+            if hasattr(value, "detach"):
+                tensors[f"optimiser/{index}/{key}"] = value
+            elif value is not None:
+                plain[f"{index}/{key}"] = value
+    tensors |= {f"average/{name}": value for name, value in (average or {}).items()}
+    flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    about = {"format": str(FORMAT), "facts": json.dumps(dict(facts)), "optimiser": json.dumps(plain)}
+    target = folder / FILE
+    with atomic_path(target, ".safetensors") as part:
+        try:
+            save_file(flat, str(part), metadata=about)
+        except SafetensorError as err:
+            raise UserError(
+                f"the checkpoint cannot be written ({err})", str(folder), "free some space and use --resume"
+            ) from err
+    return target
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """The facts of the checkpoint, or None when there is none that can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not (folder / FILE).is_file():
+        return None
+    try:
+        with safe_open(str(folder / FILE), framework="pt") as stored:
+            about = stored.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    return json.loads(about["facts"]) if about.get("format") == str(FORMAT) else None
+
+
+def restore_checkpoint(
+    folder: Path,
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, Tensor] | None,
+) -> None:
+    """Puts the stored weights, optimiser state and averages back, bit by bit."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    tensors = load_file(str(folder / FILE))
+    with safe_open(str(folder / FILE), framework="pt") as stored:
+        plain = json.loads((stored.metadata() or {})["optimiser"])
+    net.load_state_dict(_under("net/", tensors))
+    state: dict[int, dict[str, Any]] = {}
+    # Cloned: the optimiser changes its state in place, and the file is mapped.
+    entries = {name: value.clone() for name, value in _under("optimiser/", tensors).items()}
+    for name, value in (*entries.items(), *plain.items()):
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    for name, value in _under("average/", tensors).items():
+        if average is not None:
+            average[name].copy_(value)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Removes the checkpoint of a training that came to its end."""
+    (folder / FILE).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}

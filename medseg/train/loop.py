@@ -1,0 +1,275 @@
+"""The training loop, in one readable file. No hooks: a system that trains otherwise brings its own step.
+
+The weights that are kept are those of the last step (their running average with `train.ema`). The schedule brings the
+rate down to zero, so the last weights are the settled ones; picking the best of ten looks at a few validation cases
+would follow their noise, and would flatter the scores of those very cases.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medseg.core.errors import Interrupted, UserError
+from medseg.core.progress import Progress, say
+from medseg.train.checkpoints import read_facts, restore_checkpoint, save_checkpoint
+from medseg.train.devices import Precision, choose_precision, make_fabric, memory_in_words, threads
+from medseg.train.history import History
+from medseg.train.job import Job, Trained
+from medseg.train.look import Look, Looker, weights_of
+from medseg.train.objective import Objective, known_channels, step_loss
+from medseg.train.optimiser import Average, build_optimiser
+from medseg.train.prefetch import Prefetch
+from medseg.train.sampler import Patches, Sampler
+from medseg.train.schedule import Clock, LookTimes, rate_factor
+from medseg.train.stopping import StopRequest, watch_for_stop
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BAD_STEPS = 20
+"""So many steps in a row without a finite loss and gradient end a training."""
+
+RANK_STRIDE = 1_000_003
+"""Processes of one distributed training draw from seeds this far apart."""
+
+Augment = Callable[["Tensor", "Tensor", np.random.Generator], "tuple[Tensor, Tensor]"]
+
+
+def train(net: nn.Module, job: Job, augment: Augment | None = None) -> Trained:
+    """Trains `net` in place and returns what it came to; goes on where an interrupted training stopped.
+
+    Raises Interrupted after Ctrl-C or SIGTERM, with a checkpoint written, and UserError when memory does not suffice
+    or the loss stays infinite.
+    """
+    if not job.train:
+        raise UserError("no training case has a label", hint="add labels, or predict with predict.model")
+    with threads(job.cores), memory_in_words(job.plan.batch_size, job.plan.patch_size):
+        training = Training(net, job, augment)
+        with watch_for_stop() as stop:
+            training.go(stop)
+        return training.finish()
+
+
+class Training:
+    """The state of a training, and the few things that are done with it."""
+
+    def __init__(self, net: nn.Module, job: Job, augment: Augment | None) -> None:
+        self.job, self.settings, self.augment, self.raw = job, job.settings, augment, net
+        found = read_facts(job.folder.checkpoints)
+        facts = found if found is not None and found["stamp"] == job.stamp else None
+        self.precision = (
+            Precision(facts["precision"], "as before the interruption")
+            if facts
+            else choose_precision(self.settings.precision, job.device, job.plan.dims)
+        )
+        self.fabric = make_fabric(job.device, self.precision)
+        self.rank = self.fabric.global_rank
+        self.net, self.optimiser = self.fabric.setup(net, build_optimiser(self.settings.optimizer, net))
+        self.loss_of = step_loss(net, self.net, Objective(self.settings, job.plan), job.plan.patch_size)
+        self.average = Average(net, self.settings.ema) if self.settings.ema is not None else None
+        seed = job.seed + RANK_STRIDE * self.rank
+        self.sampler = Sampler(job.train, replace(job.sampling, seed=seed))
+        self.looker = Looker(job.val, job.plan, self.precision.autocast)
+        self.clock = Clock.of(self.settings)
+        self.times = LookTimes.of(self.settings)
+        if self.times.steps_between is not None:
+            self.looker.limit_by_windows(self.times.steps_between)
+        self.history = History(job.folder.history)
+        self.bad, self.waited, self.rate = 0, 0.0, 0.0
+        self.last_look: Look | None = None
+        self.saved_at = time.monotonic()
+        if facts is not None:
+            self._resume(facts)
+        else:
+            self.history.clear()
+
+    def go(self, stop: StopRequest) -> None:
+        """Steps until the time or the number of steps is used up, or somebody asks for an end."""
+        clock = self.clock
+        waited_before = self.waited
+        self.raw.train()
+        clock.run()
+        self._report()  # what an interruption came before
+        with self._bar() as bar, Prefetch(self.sampler.batch, clock.step + 1) as batches:
+            for batch in batches:
+                if clock.is_over:
+                    break
+                loss = self.step(batch)
+                clock.step += 1
+                self.waited = waited_before + batches.waited
+                self.history.add(loss)
+                self._show(bar)
+                if stop:
+                    self.save()
+                    raise Interrupted(f"training was asked to stop ({stop.reason}) after step {clock.step}")
+                self._report()
+                if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
+                    self.save()
+        clock.pause()
+
+    def step(self, batch: Patches) -> float:
+        """One optimiser step; returns the loss. Everything random in it follows from the seed and the step."""
+        import torch
+
+        number = self.clock.step + 1
+        seeds = [self.job.seed, number, self.rank]
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+        self.rate = self.settings.optimizer.rate * rate_factor(
+            self.clock.t, self.settings.schedule, self.settings.warmup
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+        arrays = (torch.from_numpy(batch.images), torch.from_numpy(batch.targets))
+        images, targets = self.fabric.to_device(arrays)
+        if self.augment is not None:
+            images, targets = self.augment(images, targets, np.random.default_rng([*seeds, 2]))
+        loss = self.loss_of(images, targets, known_channels(self.job, batch.cases, images.device))
+        value = float(loss.detach())
+        if math.isfinite(value):
+            self.fabric.backward(loss)
+            if self._gradients_are_finite():
+                self.optimiser.step()
+                self.bad = 0
+                if self.average is not None:
+                    self.average.update(self.raw, number)
+            else:
+                value = math.nan
+        self.optimiser.zero_grad(set_to_none=True)
+        if not math.isfinite(value):
+            self._count_bad(value)
+        return value
+
+    def _report(self) -> None:
+        """A look or a line of the history when it is time for one; the last ones are written by `finish`."""
+        if self.clock.is_over:
+            return
+        if self.times.is_due(self.clock):
+            self.look()
+        elif self.history.is_due(self.clock.t):
+            self.write()
+
+    def look(self) -> None:
+        """Scores a few validation cases and writes a line."""
+        if not self.looker.cases or self.rank:
+            self.times.after(self.clock, 0.0)
+            return self.write()
+        limit = self.times.seconds_for_first if self.last_look is None else None
+        with weights_of(self.raw, self.average.weights if self.average else None):
+            self.last_look = self.looker.look(self.raw, limit)
+        self.times.after(self.clock, self.last_look.seconds)
+        return self.write(self.last_look)
+
+    def finish(self) -> Trained:
+        """The kept weights are in the network afterwards, and have been looked at."""
+        if self.clock.step == 0:
+            raise UserError("the training ended before its first step", hint="give more train.minutes")
+        if self.average is not None:
+            self.raw.load_state_dict(self.average.weights)
+            self.average = None
+        self.look()
+        self.raw.eval()
+        return Trained(
+            steps=self.clock.step,
+            seconds=self.clock.seconds,
+            epochs=self.sampler.epoch(self.clock.step),
+            precision=self.precision,
+            data_wait_percent=self._wait_percent(),
+            scores={} if self.last_look is None else self.last_look.as_scores(),
+        )
+
+    def write(self, look: Look | None = None) -> None:
+        """Appends a line to history.jsonl."""
+        import psutil
+
+        if self.rank:
+            return
+        facts = {
+            "step": self.clock.step,
+            "epoch": round(self.sampler.epoch(self.clock.step), 3),
+            "seconds": round(self.clock.seconds, 2),
+            "rate": self.rate,
+            "val_dice": None if look is None else look.dice,
+            "val_iou": None if look is None else look.iou,
+            "data_wait_percent": self._wait_percent(),
+            "ram_bytes": psutil.Process().memory_info().rss,
+        }
+        self.history.write(self.clock.t, facts)
+
+    def save(self) -> None:
+        """Writes the checkpoint that an interrupted training continues from."""
+        self.saved_at = time.monotonic()
+        if self.rank:
+            return
+        facts = {
+            "stamp": self.job.stamp,
+            "precision": self.precision.name,
+            "step": self.clock.step,
+            "seconds": self.clock.seconds,
+            "waited": self.waited,
+            "rate": self.rate,
+            "next_look": [self.times.next_t, self.times.next_step],
+            "looked_at": list(self.looker.cases) if self.last_look is not None else None,
+            "last_look": None if self.last_look is None else vars(self.last_look),
+            "history": self.history.state(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+        }
+        weights = None if self.average is None else self.average.weights
+        save_checkpoint(self.job.folder.checkpoints, self.raw, self.optimiser, weights, facts)
+
+    def _resume(self, facts: dict[str, Any]) -> None:
+        weights = None if self.average is None else self.average.weights
+        restore_checkpoint(self.job.folder.checkpoints, self.raw, self.optimiser, weights)
+        self.fabric.strategy.precision.load_state_dict(facts["scaler"])
+        self.clock.restore(int(facts["step"]), float(facts["seconds"]))
+        self.waited, self.rate = float(facts["waited"]), float(facts["rate"])
+        self.times.next_t, self.times.next_step = facts["next_look"]
+        self.history.restore(facts["history"], self.clock.step)
+        if facts["last_look"] is not None:
+            self.last_look = Look(**facts["last_look"])
+            self.looker.cases = {name: self.looker.cases[name] for name in facts["looked_at"]}
+            self.times.reserve(self.clock, self.last_look.seconds)
+        say(f"train    goes on after step {self.clock.step} ({self.clock.t:.0%} done)")
+
+    def _gradients_are_finite(self) -> bool:
+        """Clips the gradient; with fp16 the loss scaler itself leaves out steps that overflow."""
+        if self.settings.clip is None:
+            return True
+        norm = self.fabric.clip_gradients(
+            self.net, self.optimiser, max_norm=self.settings.clip, error_if_nonfinite=False
+        )
+        return self.precision.name == "fp16" or bool(norm.isfinite())
+
+    def _count_bad(self, value: float) -> None:
+        self.bad += 1
+        if self.bad == 1:
+            say(f"train    step {self.clock.step + 1} has no finite loss or gradient and is left out")
+        if self.bad >= BAD_STEPS:
+            raise UserError(
+                f"the loss or its gradient was not finite for {BAD_STEPS} steps, last at step {self.clock.step + 1}",
+                "train",
+                f"lower train.optimizer.rate (now {self.settings.optimizer.rate:g}) or set train.precision: fp32 "
+                f"(now {self.precision.name})",
+            )
+
+    def _bar(self) -> Progress:
+        if self.settings.minutes is None and self.settings.steps is not None:
+            return Progress("train", self.settings.steps, "steps")
+        return Progress("train", 100.0, "%")
+
+    def _show(self, bar: Progress) -> None:
+        dice = (
+            ""
+            if self.last_look is None or self.last_look.dice is None
+            else f", val Dice {self.last_look.dice:.3f}"
+        )
+        note = f"step {self.clock.step}, loss {self.history.last_loss:.3f}{dice}, waited {self._wait_percent():.0f} % for data"
+        bar.set(self.clock.t * bar.total, note)
+
+    def _wait_percent(self) -> float:
+        return round(100 * self.waited / max(self.clock.seconds, 1e-9), 1)

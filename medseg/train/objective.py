@@ -1,0 +1,144 @@
+"""What is minimised: the loss table's function, fitted to how prepared targets are coded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from medseg.config import Plan, Train
+from medseg.core.errors import UserError, did_you_mean
+from medseg.train.job import Job
+from medseg.train.sampler import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BACKGROUND = "background"
+
+
+class Objective:
+    """`objective(outputs, targets)` -> scalar float32 loss.
+
+    outputs: logits (B, K, *S) or `Outputs` with auxiliary logits. targets: (B, *S) uint8 class positions, 255 left
+    out; or (B, R, *S) of 0 and 1 for overlapping classes, 255 in all R where a voxel is left out.
+    Auxiliary outputs count with the weights the network gives them; where it gives none, with 1/2, 1/4, ...
+    """
+
+    def __init__(self, settings: Train, plan: Plan) -> None:
+        from medseg.losses.supervision import deep_supervision
+        from medseg.losses.table import build_from_settings
+
+        # Without a background class the padding around a case has no class either, so it is left out.
+        leaves_out = plan.ignore is not None or (not plan.background and not plan.overlapping)
+        self.loss = build_from_settings(
+            settings.loss,
+            classes=plan.out_channels,
+            regions=plan.overlapping,
+            ignore=IGNORED if leaves_out else None,
+            class_weights=class_weights(settings.class_weights, plan),
+            include_background=not plan.background,
+        )
+        self.halved = deep_supervision(self.loss)
+
+    def __call__(self, outputs: Any, targets: Tensor, known: Tensor | None = None) -> Tensor:
+        weights = getattr(outputs, "auxiliary_weights", ())
+        if not weights:
+            return self.halved(outputs, targets, known)
+        from medseg.losses.supervision import nearest_labels
+
+        total = self.loss(outputs.main, targets, known)
+        for weight, head in zip(weights, outputs.auxiliary, strict=True):
+            if weight:
+                total = total + weight * self.loss(head, nearest_labels(targets, head.shape[2:]), known)
+        return total
+
+
+StepLoss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
+
+
+def step_loss(
+    raw: nn.Module, net: Callable[..., Any], objective: Objective, patch_size: Sequence[int]
+) -> StepLoss:
+    """(images, targets, known) -> loss, by the network's own `training_step` or `loss` where it has one.
+
+    raw: the network; net: the same as it is called in training (wrapped for the device and number type).
+    Networks of unpadded convolutions get the border they lose, mirrored. Raises UserError when the patch does not
+    fit the network's divisor.
+    """
+    _require_divisible(raw, patch_size)
+    if hasattr(raw, "training_step"):
+        net.mark_forward_method("training_step")  # type: ignore[attr-defined]
+        return lambda images, targets, known: net.training_step(images, targets, objective)  # type: ignore[attr-defined]
+    forward: Callable[[Tensor], Any] = net
+    if getattr(raw, "margin", 0):
+        from medseg.zoo.layers.nd import mirror_pad
+
+        borders = [raw.border(n) for n in patch_size]
+        place = (Ellipsis, *(slice(0, n) for n in patch_size))
+        forward = lambda images: net(mirror_pad(images, borders))[place]  # noqa: E731
+    if hasattr(raw, "loss"):
+        return lambda images, targets, known: raw.loss(forward(images), targets)
+    return lambda images, targets, known: objective(forward(images), targets, known)
+
+
+def _require_divisible(net: nn.Module, patch_size: Sequence[int]) -> None:
+    divisor = getattr(net, "divisor", 1)
+    multiples = [divisor] * len(patch_size) if isinstance(divisor, int) else list(divisor)
+    if getattr(net, "margin", 0) or not any(n % m for n, m in zip(patch_size, multiples, strict=True)):
+        return
+    nearest = [max(m, round(n / m) * m) for n, m in zip(patch_size, multiples)]
+    raise UserError(
+        f"patches of {list(patch_size)} voxels do not fit this system, which takes multiples of {multiples}",
+        "train.patch_size",
+        f"the nearest that fits is {nearest}",
+    )
+
+
+def known_channels(job: Job, cases: Sequence[str], device: Any) -> Tensor | None:
+    """(B, K) bool of the logits' channels whose labels each case has; None when every case has all of them."""
+    import torch
+
+    known = [job.train[case].known for case in cases]
+    if all(names is None for names in known):
+        return None
+    classes = [entry["name"] for entry in job.plan.classes]
+    first = [True] if job.plan.background and not job.plan.overlapping else []
+    rows = [[*first, *(names is None or name in names for name in classes)] for names in known]
+    return torch.tensor(rows, dtype=torch.bool, device=device)
+
+
+def class_weights(settings: Mapping[str, float] | str | None, plan: Plan) -> list[float] | None:
+    """One factor a channel with mean 1, background first; None when all count the same.
+
+    balanced: the inverse root of each class's share of the voxels. A dictionary names classes; the others count 1.
+    """
+    if settings is None:
+        return None
+    names = [entry["name"] for entry in plan.classes]
+    if plan.background and not plan.overlapping:
+        names = [BACKGROUND, *names]
+    if isinstance(settings, str):
+        shares = [max(share_of(name, plan), 1e-6) for name in names]
+        weights = [share**-0.5 for share in shares]
+        return [weight * len(weights) / sum(weights) for weight in weights]
+    for name in settings:
+        if name not in names:
+            raise UserError(
+                f"no class named {name!r}{did_you_mean(name, names)}",
+                "train.class_weights",
+                f"the classes are {', '.join(names)}",
+            )
+    return [float(settings.get(name, 1.0)) for name in names]
+
+
+def share_of(name: str, plan: Plan) -> float:
+    """The share of voxels of a class in the training data, as the plan counted it; background is the rest."""
+    if name == BACKGROUND and name not in plan.foreground_fraction:
+        return max(0.0, 1.0 - sum(plan.foreground_fraction.values()))
+    if name not in plan.foreground_fraction:
+        raise UserError(
+            f"the plan does not know how frequent {name!r} is",
+            "train.class_weights",
+            "give the weights by name instead of balanced, or run `medseg plan` again",
+        )
+    return plan.foreground_fraction[name]

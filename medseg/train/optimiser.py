@@ -1,0 +1,50 @@
+"""Optimisers by name, and the running average of the weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medseg.config import Optimizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def build_optimiser(settings: Optimizer, net: nn.Module) -> torch.optim.Optimizer:
+    """adamw (Loshchilov and Hutter 2019, arXiv:1711.05101), adam (Kingma and Ba 2015, arXiv:1412.6980) or sgd with
+    Nesterov momentum, over all parameters that learn."""
+    import torch
+
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    shared = {"lr": settings.rate, "weight_decay": settings.weight_decay}
+    if settings.name == "sgd":
+        return torch.optim.SGD(learning, momentum=settings.momentum, nesterov=settings.momentum > 0, **shared)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name](learning, **shared)
+
+
+class Average:
+    """Exponential moving average of the weights: a <- d a + (1 - d) w after every step.
+
+    d rises from 0.1 to `decay` over the first steps, min(decay, (1 + n) / (10 + n)), so that the random start is
+    forgotten. Running statistics are averaged as well, counters are taken as they are.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in net.state_dict().items()
+        }
+
+    def update(self, net: nn.Module, step: int) -> None:
+        import torch
+
+        decay = min(self.decay, (1 + step) / (10 + step))
+        kept, new = [], []
+        for name, value in net.state_dict().items():
+            if value.is_floating_point():
+                kept.append(self.weights[name])
+                new.append(value.detach())
+            else:
+                self.weights[name].copy_(value)
+        torch._foreach_lerp_(kept, new, 1 - decay)

@@ -1,0 +1,228 @@
+"""The step "train": from prepared cases to a model folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.config import Pipeline, Plan, System
+from medseg.config_plan import load_plan
+from medseg.core.errors import UserError
+from medseg.core.progress import duration, say
+from medseg.core.run import Result, RunFolder
+
+if TYPE_CHECKING:
+    from medseg.train.job import Job, Trained
+    from medseg.zoo.card import Card
+
+KEYS = ("system", "train")
+READS = ("cases", "plan")
+WRITES = ("model",)
+
+SHARE_OF_RAM = 0.3
+"""Prepared cases are held in memory as long as they take no more of it than this."""
+
+
+def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
+    """What else the model depends on: the seed, models that are given, which prepared cases there are."""
+    facts = [str(pipeline.compute.seed), _prepared_key(folder)]
+    for given in (pipeline.predict.model, pipeline.train.start_from):
+        path = Path(given or "") / "model.json"
+        facts.append(
+            path.read_text(encoding="utf-8", errors="replace") if given and path.is_file() else str(given)
+        )
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+def run(pipeline: Pipeline, folder: RunFolder) -> Result:
+    """Trains the one system of this walk and writes its model folder; classical systems are only written down."""
+    if pipeline.predict.model is not None:
+        return take_given(Path(pipeline.predict.model), folder)
+    from medseg.zoo.build import find
+
+    card = find(pipeline.only_system.name)
+    plan = load_plan(folder.plan)
+    if card.kind == "classical":
+        return write_classical(pipeline, folder, plan)
+    return train_network(pipeline, folder, plan, card)
+
+
+def take_given(source: Path, folder: RunFolder) -> Result:
+    """Copies the model that was given, so that the run folder is complete by itself."""
+    from medseg.model.folder import copy_model
+
+    facts = copy_model(source, folder.model)
+    line = f"nothing to train: the given {facts['system']['name']} is used, model {facts['hash'][:12]}"
+    return Result("train", line, details={"model": facts["hash"]})
+
+
+def write_classical(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> Result:
+    """A classical method has nothing to train, unless it sets its arguments by looking at labelled cases."""
+    from medseg.model.folder import build_system, save_model
+
+    system = pipeline.only_system
+    method = getattr(build_system(system, plan), "method", None)
+    done, line = 0, f"nothing to train: {system.name} is computed"
+    if hasattr(method, "fit"):
+        from medseg.data.cohort import cases_of, load_cohort, open_case
+
+        cohort = load_cohort(folder)
+        cases = [
+            open_case(row, pipeline.data, cohort.classes) for row in cases_of(cohort, "train") if row.labels
+        ]
+        learned = dict(method.fit(cases) or {})
+        system = system.model_copy(update={"arguments": {**system.arguments, **learned}})
+        done, line = len(cases), f"{system.name} fitted to {len(cases)} cases: {learned}"
+    digest = save_model(folder.model, None, system=system, plan=plan, data_hash=data_hash(folder))
+    return Result("train", line, done, details={"model": digest})
+
+
+def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card) -> Result:
+    """Trains, writes the model folder, and only then lets go of the checkpoint."""
+    import torch
+
+    from medseg.ingest.augment.build import build_augmenter
+    from medseg.model.folder import build_system, save_model
+    from medseg.train.checkpoints import remove_checkpoint
+    from medseg.train.loop import train
+
+    system = with_deep_supervision(pipeline, card)
+    job = make_job(pipeline, folder, plan, system)
+    torch.manual_seed(pipeline.compute.seed)
+    net = build_system(system, plan)
+    if pipeline.train.start_from is not None:
+        from medseg.train.start_from import take_weights
+
+        say(f"train    {take_weights(net, Path(pipeline.train.start_from)).line}")
+    spec = pipeline.train.augment
+    augment = None if spec == "none" else build_augmenter(spec, plan, pipeline.compute.seed)
+    trained = train(net, job, augment)
+    digest = save_model(
+        folder.model,
+        net,
+        system=system,
+        plan=plan,
+        scores=trained.scores,
+        data_hash=data_hash(folder),
+        extra={"training": facts_of(trained, job)},
+    )
+    remove_checkpoint(folder.checkpoints)
+    return Result(
+        "train", in_words(trained), len(job.train), details={"model": digest, **numbers_of(trained)}
+    )
+
+
+def make_job(pipeline: Pipeline, folder: RunFolder, plan: Plan, system: System) -> Job:
+    """The training's data and settings; raises UserError when no training case has a label."""
+    from medseg.core.machine import choose_device, cores
+    from medseg.data.cohort import cases_of, load_cohort
+    from medseg.ingest.cache import prepared_cases
+    from medseg.train.job import Job
+
+    cohort, prepared = load_cohort(folder), prepared_cases(folder)
+    paths = {
+        split: {row.case: prepared[row.case] for row in cases_of(cohort, split) if row.case in prepared}
+        for split in ("train", "val")
+    }
+    if not paths["train"]:
+        raise UserError(
+            "no training case has a label",
+            str(folder.cases.name),
+            "add labels, or give a trained model: predict.model",
+        )
+    cases = open_cases({**paths["train"], **paths["val"]}, pipeline)
+    device = choose_device(pipeline.compute.device)
+    return Job(
+        system=system,
+        settings=pipeline.train,
+        plan=plan,
+        train={name: cases[name] for name in paths["train"]},
+        val={name: cases[name] for name in paths["val"]},
+        folder=folder,
+        seed=pipeline.compute.seed,
+        device=device.name,
+        cores=pipeline.compute.cores or cores(),
+        data_key=_prepared_key(folder) + data_hash(folder),
+    )
+
+
+def open_cases(paths: dict[str, Path], pipeline: Pipeline) -> dict[str, Any]:
+    """Opens the prepared cases; all of them are held in memory when they take little of it."""
+    from medseg.core.machine import parse_bytes, ram_available_bytes
+    from medseg.ingest.cache import open_prepared
+
+    cases = {name: open_prepared(path) for name, path in paths.items()}
+    room = ram_available_bytes() if pipeline.compute.ram is None else parse_bytes(pipeline.compute.ram)
+    if sum(case.nbytes for case in cases.values()) > SHARE_OF_RAM * room:
+        return cases
+    return {name: open_prepared(path, keep=True) for name, path in paths.items()}
+
+
+def with_deep_supervision(pipeline: Pipeline, card: Card) -> System:
+    """The system with deep supervision switched on where that was asked for and the system offers it."""
+    system = pipeline.only_system
+    if not pipeline.train.deep_supervision or "deep_supervision" in system.arguments:
+        return system
+    from medseg.zoo.build import arguments_of
+
+    if "deep_supervision" not in [name for name, _ in arguments_of(card)]:
+        say(
+            f"train    {card.name} has no outputs for deep supervision; train.deep_supervision changes nothing"
+        )
+        return system
+    return system.model_copy(update={"arguments": {**system.arguments, "deep_supervision": True}})
+
+
+def data_hash(folder: RunFolder) -> str:
+    """Changes with the content of any training or validation case: sha256 of their content hashes."""
+    import pandas as pd
+
+    table = pd.read_parquet(folder.cases)
+    if "content" not in table:
+        return ""
+    used = table[(table["status"] == "ok") & table["split"].isin(["train", "val"])]
+    return hashlib.sha256("\n".join(sorted(used["content"].astype(str))).encode()).hexdigest()
+
+
+def numbers_of(trained: Trained) -> dict[str, Any]:
+    """Figures for --json, tracking and the report."""
+    return {
+        "steps": trained.steps,
+        "epochs": round(trained.epochs, 2),
+        "training_seconds": round(trained.seconds, 1),
+        "data_wait_percent": trained.data_wait_percent,
+        "precision": trained.precision.name,
+        "val_dice": trained.scores.get("dice"),
+        "val_iou": trained.scores.get("iou"),
+    }
+
+
+def facts_of(trained: Trained, job: Job) -> dict[str, Any]:
+    """What model.json says about the training."""
+    return {
+        **numbers_of(trained),
+        "precision_reason": trained.precision.reason,
+        "device": job.device,
+        "seed": job.seed,
+        "cases": len(job.train),
+        "settings": job.settings.model_dump(mode="json", exclude={"start_from"}),
+        "kept": "the weights of the last step"
+        if job.settings.ema is None
+        else "the running average of the weights",
+    }
+
+
+def in_words(trained: Trained) -> str:
+    """The step's last line."""
+    dice = trained.scores.get("dice")
+    found = "" if dice is None else f", validation Dice {dice:.3f} on {trained.scores['n']} cases"
+    return (
+        f"{trained.steps} steps in {duration(trained.seconds)} with {trained.precision.name}, every case seen "
+        f"{trained.epochs:.0f} times{found}, {trained.data_wait_percent:.0f} % of the time waiting for data"
+    )
+
+
+def _prepared_key(folder: RunFolder) -> str:
+    listing = folder.path / "prepared.json"
+    return listing.read_text(encoding="utf-8") if listing.is_file() else ""

@@ -1,0 +1,1 @@
+"""The zoo: every system of the catalog, one paper a file."""

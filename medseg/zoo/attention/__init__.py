@@ -1,0 +1,1 @@
+"""Networks whose idea is an attention block."""

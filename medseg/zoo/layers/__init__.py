@@ -1,0 +1,1 @@
+"""Blocks that several papers share, each once, for planes and volumes."""

@@ -1,0 +1,1 @@
+"""The catalog's rows, one family a file: data only, importable without torch."""

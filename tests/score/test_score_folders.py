@@ -1,0 +1,227 @@
+"""Two folders of masks: pairing by name, classes by meaning, and that nothing is left out in silence."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg.core.errors import UserError
+from medseg.score.folders import score_folders, text_of
+from medseg.score.pairs import WHOLE, pair_up
+
+AFFINE = np.diag([1.0, 1.0, 2.5, 1.0])
+
+
+def mask(*boxes, shape=(12, 12, 8)):
+    array = np.zeros(shape, dtype=np.uint8)
+    for value, low, high in boxes:
+        array[low:high, low:high, low:high] = value
+    return array
+
+
+def save(array, path, affine=AFFINE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three cases; in the second the prediction lacks structure 2."""
+    pred, true = tmp_path / "pred", tmp_path / "wahr heit ä 肺"
+    for case, boxes in {"a": [(1, 0, 4), (2, 5, 8)], "b": [(1, 0, 4)], "c": [(1, 0, 3), (2, 5, 8)]}.items():
+        save(mask(*boxes), pred / f"{case}.nii.gz")
+    for case in "abc":
+        save(mask((1, 0, 4), (2, 5, 8)), true / f"{case}.nii.gz")
+    return pred, true
+
+
+def test_two_folders_are_scored_case_by_case(folders):
+    facts = score_folders(*folders)
+    assert facts["cases"] == {"done": 3, "failed": 0, "skipped": 0, "review": 0}
+    assert facts["per_case"]["a"]["dice"] == 1.0
+    assert facts["per_class"]["class 2"]["misses"] == 1
+    assert facts["per_class"]["class 2"]["dice"] == pytest.approx(2 / 3)
+    assert facts["worst"][0] == "b"
+    assert facts["mean"]["hd95_mm"] > 0
+    json.dumps(facts, allow_nan=False)
+
+
+def test_what_was_paired_and_matched_is_said(folders):
+    pred, true = folders
+    save(mask(), pred / "extra.nii.gz")
+    save(mask(), true / "only_here.nii.gz")
+    text = text_of(score_folders(pred, true))
+    assert "3 pairs of masks" in text
+    assert "a: a.nii.gz with a.nii.gz" in text
+    assert "1 only in the prediction, no reference: extra" in text
+    assert "1 only in the reference, no prediction: only_here" in text
+    assert "class 1: matched by number" in text
+    assert "worst first (Dice): b (0.5), c" in text
+    assert "95 % by case" in text
+
+
+def test_scores_are_written_as_json_and_as_a_table(folders, tmp_path):
+    facts = score_folders(*folders, out=tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["mean"] == facts["mean"]
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open(encoding="utf-8")))
+    assert len(rows) == 6
+    missed = next(row for row in rows if row["case"] == "b" and row["class"] == "class 2")
+    assert (missed["reason"], missed["dice"]) == ("missed: absent in the prediction", "0.0")
+
+
+def test_two_files_are_scored_whatever_their_names(folders):
+    pred, true = folders
+    facts = score_folders(pred / "a.nii.gz", true / "b.nii.gz")
+    assert facts["mean"]["dice"] == 1.0
+
+
+def test_one_folder_a_class_and_one_folder_a_case_score_like_a_label_map(folders, tmp_path):
+    pred, true = folders
+    by_class, by_case = tmp_path / "by class", tmp_path / "by case"
+    for case in "abc":
+        array = np.asarray(nib.load(pred / f"{case}.nii.gz").dataobj)
+        for value, name in ((1, "class 1"), (2, "class 2")):
+            save((array == value).astype(np.uint8), by_class / name / f"{case}.nii.gz")
+            save((array == value).astype(np.uint8), by_case / case / f"{name}.nii.gz")
+    expected = score_folders(pred, true)["per_class"]
+    assert score_folders(by_class, true)["per_class"] == expected
+    assert score_folders(by_case, true)["per_class"] == expected
+
+
+def test_a_class_that_is_absent_from_one_file_is_missed_there_and_not_left_out(tmp_path):
+    """Files with a name a class leave out what is empty: the organ is then missed, not unknown."""
+    for case, names in {"a": ("liver", "spleen"), "b": ("liver",)}.items():
+        for name in names:
+            save(mask((1, 0, 4)), tmp_path / "pred" / case / f"{name}.nii.gz")
+    for case in "ab":
+        for name in ("Liver", "Spleen", "Kidney"):
+            save(mask((1, 0, 4)), tmp_path / "true" / case / f"{name}.nii.gz")
+    facts = score_folders(tmp_path / "pred", tmp_path / "true")
+    assert facts["per_class"]["Spleen"]["misses"] == 1
+    assert facts["per_class"]["Spleen"]["dice"] == 0.5
+    assert facts["not_scored"] == {"Kidney": "only in the reference"}
+    asked = score_folders(tmp_path / "pred", tmp_path / "true", classes=["kidney", "liver"])
+    assert asked["per_class"]["Kidney"]["misses"] == 2
+    assert asked["mean"]["dice"] == 0.5
+
+
+def test_one_pair_that_cannot_be_compared_does_not_stop_the_others(folders):
+    pred, true = folders
+    moved = AFFINE.copy()
+    moved[0, 3] = 30.0
+    save(mask((1, 0, 4)), pred / "a.nii.gz", moved)
+    facts = score_folders(pred, true)
+    assert facts["cases"]["failed"] == 1
+    assert "the prediction and the reference are 30.00 mm apart" in facts["failed"]["a"]
+    assert facts["cases"]["done"] == 2
+
+
+def test_when_no_pair_can_be_compared_both_grids_are_printed(folders, tmp_path):
+    _, true = folders
+    moved = AFFINE.copy()
+    moved[0, 3] = 30.0
+    odd = save(mask((1, 0, 4)), tmp_path / "x.nii.gz", moved)
+    with pytest.raises(UserError, match=r"30.00 mm apart[\s\S]*12x12x8 voxels[\s\S]*12x12x8 voxels"):
+        score_folders(odd, true / "a.nii.gz")
+
+
+def test_ignored_values_count_nowhere(folders):
+    pred, true = folders
+    facts = score_folders(pred / "b.nii.gz", true / "b.nii.gz", ignore=2)
+    assert list(facts["per_class"]) == ["class 1"]
+    assert facts["mean"]["dice"] == 1.0
+
+
+def test_a_structure_that_no_prediction_has_is_missed_in_bare_label_maps(folders):
+    _, true = folders
+    for case in "abc":
+        save(mask((1, 0, 4)), folders[0] / f"{case}.nii.gz")
+    facts = score_folders(folders[0], true)
+    assert facts["per_class"]["class 2"]["misses"] == 3
+    assert facts["mean"]["dice"] == 0.5
+
+
+# --- pairing ------------------------------------------------------------------------------------------------------
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_names_are_compared_without_endings_capitals_and_forms_of_accents(tmp_path):
+    touch(tmp_path / "p" / "Müller.nii.gz", tmp_path / "p" / "B.seg.nrrd")
+    touch(tmp_path / "t" / "mu\u0308ller.mha", tmp_path / "t" / "b.nii")
+    pairing = pair_up(tmp_path / "p", tmp_path / "t")
+    assert len(pairing.pairs) == 2
+    assert pairing.only_pred == pairing.only_true == ()
+
+
+def test_of_one_case_in_two_formats_one_is_read(tmp_path):
+    touch(
+        tmp_path / "p" / "a.dcm",
+        tmp_path / "p" / "a.nii.gz",
+        tmp_path / "p" / "a.json",
+        tmp_path / "t" / "a.nii.gz",
+    )
+    ((_, ours, _),) = pair_up(tmp_path / "p", tmp_path / "t").pairs
+    assert ours[WHOLE].name == "a.nii.gz"
+
+
+def test_the_predictions_of_a_run_folder_are_found(tmp_path):
+    touch(tmp_path / "run" / "predictions" / "a.nii.gz", tmp_path / "t" / "a.nii.gz")
+    assert len(pair_up(tmp_path / "run", tmp_path / "t").pairs) == 1
+
+
+@pytest.mark.parametrize(
+    ("pred", "message"),
+    [
+        ("nowhere", "no such file or folder"),
+        ("empty", "holds no masks"),
+        ("other", "no mask of other has the name"),
+    ],
+)
+def test_folders_that_cannot_be_paired_say_why(tmp_path, pred, message):
+    touch(tmp_path / "t" / "a.nii.gz", tmp_path / "other" / "x1.nii.gz")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        pair_up(tmp_path / pred, tmp_path / "t")
+
+
+def test_label_sets_without_a_common_class_are_refused(tmp_path):
+    save(mask((1, 0, 4)), tmp_path / "pred" / "a" / "liver.nii.gz")
+    save(mask((1, 0, 4)), tmp_path / "pred" / "a" / "gut.nii.gz")
+    save(mask((1, 0, 4)), tmp_path / "true" / "a" / "heart.nii.gz")
+    save(mask((1, 0, 4)), tmp_path / "true" / "a" / "lung.nii.gz")
+    with pytest.raises(UserError, match=r"share no class[\s\S]*liver: only in the prediction"):
+        score_folders(tmp_path / "pred", tmp_path / "true")
+    save(mask((1, 0, 4)), tmp_path / "true" / "a" / "liver.nii.gz")
+    with pytest.raises(UserError, match="no class named brain"):
+        score_folders(tmp_path / "pred", tmp_path / "true", classes=["brain"])
+
+
+def test_a_misspelt_metric_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UserError, match="no metric named 'dicee'"):
+        score_folders(tmp_path, tmp_path, metrics=["dicee"])
+
+
+def test_a_folder_a_class_and_a_folder_a_case_are_told_apart_by_the_names_of_cases(tmp_path):
+    for organ in ("liver", "spleen"):
+        touch(*(tmp_path / side / organ / f"case{n}.nii.gz" for n in (1, 2) for side in "pt"))
+        touch(*(tmp_path / "q" / f"case{n}" / f"{organ}.nii.gz" for n in (1, 2)))
+    for pred, true in (("p", "t"), ("q", "t"), ("q", "q")):
+        assert [case for case, _, _ in pair_up(tmp_path / pred, tmp_path / true).pairs] == ["case1", "case2"]
+
+
+def test_two_cuts_of_one_grid_are_covered_by_one_grid():
+    from medseg.core.geometry import Geometry
+    from medseg.score.reading import covering
+
+    whole = Geometry.from_spacing((8, 8, 20), (1, 1, 2.5), origin=(4, 5, 6))
+    one, other = whole.cropped((0, 0, 3), (8, 8, 5)), whole.cropped((0, 0, 6), (8, 8, 10))
+    assert covering(one, other).same_grid(whole.cropped((0, 0, 3), (8, 8, 13)))
+    assert covering(one, whole.cropped((0, 0, 0.5), (8, 8, 10))) is None

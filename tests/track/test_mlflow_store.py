@@ -1,0 +1,103 @@
+"""Tracking: one local file that can be copied, a spool when the store is away, and nothing private."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medseg.config import Pipeline
+from medseg.core import UserError
+from medseg.remember import _settings
+from medseg.track.mlflow_store import Tracker, default_uri, flatten, ui_command
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database with its tables made, copied by each test: making them takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    Tracker.open(default_uri(folder), "first", "first", folder / "first").close()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def runs(tmp_path: Path, empty_store: Path) -> Path:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def read(runs: Path, run_id: str):
+    from mlflow import MlflowClient
+
+    return MlflowClient(default_uri(runs)).get_run(run_id)
+
+
+def test_what_is_logged_is_found_again_also_in_a_copy(
+    runs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tracker = Tracker.open(default_uri(runs), "lungs", "run-1", runs / "run-1", {"colour": "blue"})
+    tracker.params({"train": {"loss": "dice", "steps": 5}})
+    tracker.metrics({"score/mean/dice": 0.9, "absent": None, "nan": float("nan")}, step=3)
+    tracker.close()
+    copy = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(runs / "mlflow.db", copy / "mlflow.db")
+    found = read(copy, tracker.run_id)
+    assert found.data.params == {"train.loss": "dice", "train.steps": "5"}
+    assert found.data.metrics == {"score/mean/dice": 0.9}
+    assert found.data.tags["colour"] == "blue"
+    assert found.info.status == "FINISHED"
+    assert not (runs / "run-1" / "tracking-spool.jsonl").exists()
+
+
+def test_a_run_is_continued_not_doubled(runs: Path) -> None:
+    first = Tracker.open(default_uri(runs), "lungs", "run-1", runs / "run-1")
+    first.close("KILLED")
+    second = Tracker.open(default_uri(runs), "lungs", "run-1", runs / "run-1", run_id=first.run_id)
+    second.metrics({"a": 1.0})
+    second.close()
+    assert read(runs, first.run_id).data.metrics == {"a": 1.0}
+
+
+def test_a_store_that_is_away_leaves_a_spool_and_no_error(tmp_path: Path) -> None:
+    tracker = Tracker.open("http://127.0.0.1:9", "lungs", "run-1", tmp_path / "run-1")
+    assert tracker.run_id is None
+    tracker.metrics({"loss": 0.5}, step=1)
+    tracker.close()
+    lines = [json.loads(line) for line in tracker.spool.read_text().splitlines()]
+    assert [(e["metric"], e["value"]) for e in lines] == [("loss", 0.5)]
+
+
+def test_large_files_stay_in_the_run_folder(runs: Path) -> None:
+    tracker = Tracker.open(default_uri(runs), "lungs", "run-1", runs / "run-1")
+    (runs / "large.html").write_bytes(b"x" * 2_000_001)
+    (runs / "small.html").write_bytes(b"x")
+    tracker.artifact(runs / "large.html")
+    tracker.artifact(runs / "small.html")
+    tracker.close()
+    stored = [p.name for p in (runs / "mlartifacts").rglob("*.html")]
+    assert stored == ["small.html"]
+
+
+def test_folders_of_people_do_not_reach_the_parameters() -> None:
+    pipeline = Pipeline.model_validate(
+        {
+            "name": "x",
+            "system": "u-net",
+            "data": {"root": "/data/Müller_Hans"},
+            "predict": {"model": "/data/Müller_Hans/m"},
+        }
+    )
+    assert "Müller" not in str(flatten(_settings(pipeline)))
+
+
+def test_the_pages_open_on_this_computer_only() -> None:
+    command, environment = ui_command("sqlite:///a.db", 5000)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_a_store_that_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match="is no tracking store"):
+        ui_command("./mlruns", 5000)

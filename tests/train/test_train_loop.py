@@ -1,0 +1,326 @@
+"""The loop: it learns, it can be cut anywhere, it says what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from medseg.core.errors import Interrupted, UserError
+from medseg.train.checkpoints import FILE, read_facts, remove_checkpoint
+from medseg.train.loop import train
+
+TIMES = ("seconds", "data_wait_percent", "ram_bytes")
+
+
+def history(job) -> list[dict]:
+    return [json.loads(line) for line in job.folder.history.read_text().splitlines()]
+
+
+def curve(job) -> list[dict]:
+    """The history without what depends on the clock."""
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in history(job)]
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def shaken(images, targets, rng):
+    """An augmentation that draws."""
+    return images + float(rng.normal(0, 0.1)), targets
+
+
+def cut_at(step: int, number: int = signal.SIGTERM) -> Callable:
+    """An augmentation in whose `step`-th call the process is asked to stop."""
+    calls = []
+
+    def augment(images, targets, rng):
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), number)
+        return shaken(images, targets, rng)
+
+    return augment
+
+
+def test_it_learns_to_find_balls(job: Callable, small: Callable) -> None:
+    net, given = small(), job(steps=60, batch_size=2)
+    result = train(net, given)
+    assert result.scores["dice"] > 0.85
+    assert result.scores["per_class"]["ball"]["dice"] == result.scores["dice"]
+    losses = [line["loss"] for line in history(given)]
+    assert losses[-1] < 0.6 * losses[0]
+    assert not net.training
+
+
+def test_history_lines_say_what_the_curves_need(job: Callable, small: Callable) -> None:
+    given = job(steps=20, val={})
+    train(small(), given)
+    lines = history(given)
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert set(lines[0]) == {"step", "epoch", "seconds", "loss", "rate", "val_dice", "val_iou", *TIMES}
+    assert lines[-1]["epoch"] == 8.0
+    assert all(line["val_dice"] is None for line in lines)
+
+
+def test_ten_looks_at_the_validation_cases(job: Callable, small: Callable) -> None:
+    given = job(steps=40)
+    train(small(), given)
+    assert [line["step"] for line in history(given) if line["val_dice"] is not None] == list(range(4, 41, 4))
+
+
+def test_two_trainings_with_one_seed_are_equal_to_the_last_bit(job: Callable, small: Callable) -> None:
+    nets = [small(), small(), small()]
+    jobs = [job("a"), job("b"), job("c", seed=18)]
+    for net, given in zip(nets, jobs):
+        train(net, given, shaken)
+    assert same_weights(nets[0], nets[1])
+    assert curve(jobs[0]) == curve(jobs[1])
+    assert not same_weights(nets[0], nets[2])
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+@pytest.mark.parametrize("optimizer", [{"name": "adamw", "rate": 0.02}, {"name": "sgd", "rate": 0.02}])
+def test_a_training_cut_anywhere_ends_like_the_uncut_one(
+    job: Callable, small: Callable, step: int, optimizer: dict
+) -> None:
+    settings = {"optimizer": optimizer, "ema": 0.9}
+    uncut, whole = small(), job("uncut", **settings)
+    train(uncut, whole, shaken)
+    first, cut = small(), job("cut", **settings)
+    with pytest.raises(Interrupted, match=f"SIGTERM.*after step {step}"):
+        train(first, cut, cut_at(step))
+    assert read_facts(cut.folder.checkpoints)["step"] == step
+    # Another random start, to be sure that everything comes from the checkpoint.
+    torch.manual_seed(99)
+    resumed = type(first)()
+    train(resumed, cut, shaken)
+    assert same_weights(uncut, resumed)
+    assert curve(whole) == curve(cut)
+
+
+def test_ctrl_c_is_a_stop_as_well_and_handlers_are_put_back(job: Callable, small: Callable) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="SIGINT"):
+        train(small(), job(), cut_at(2, signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_kill_between_checkpoints_loses_no_more_than_the_steps_since(
+    job: Callable, small: Callable
+) -> None:
+    uncut, whole = small(), job("uncut")
+    train(uncut, whole, shaken)
+    given = job("killed", checkpoint_minutes=1e-9)
+
+    class Killed(BaseException):
+        """Stands for a power cut: nothing handles it."""
+
+    def die(images, targets, rng):
+        facts = read_facts(given.folder.checkpoints)
+        if facts is not None and facts["step"] == 5:
+            raise Killed
+        return shaken(images, targets, rng)
+
+    with pytest.raises(Killed):
+        train(small(), given, die)
+    with given.folder.history.open("a") as stream:
+        stream.write('{"step": 6, "loss"')  # a line that was being written
+    resumed = small()
+    train(resumed, given, shaken)
+    assert same_weights(uncut, resumed)
+    assert curve(given) == curve(whole)
+
+
+def test_a_checkpoint_of_another_training_is_not_continued(job: Callable, small: Callable) -> None:
+    with pytest.raises(Interrupted):
+        train(small(), job("run"), cut_at(3))
+    changed, plain = job("run", loss="ce"), job("plain", loss="ce")
+    nets = [small(), small()]
+    train(nets[0], changed, shaken)
+    train(nets[1], plain, shaken)
+    assert same_weights(*nets)
+    assert len(history(changed)) == len(history(plain))
+
+
+def test_checkpoints_hold_no_pickle_and_go_when_the_training_is_over(job: Callable, small: Callable) -> None:
+    given = job(checkpoint_minutes=1e-9)
+    train(small(), given)
+    files = list(given.folder.checkpoints.iterdir())
+    assert [path.name for path in files] == [FILE]
+    head = int.from_bytes(files[0].read_bytes()[:8], "little")
+    assert json.loads(files[0].read_bytes()[8 : 8 + head])["__metadata__"]["format"] == "1"
+    remove_checkpoint(given.folder.checkpoints)
+    assert not given.folder.checkpoints.exists()
+
+
+def test_a_damaged_checkpoint_is_not_used(job: Callable, small: Callable) -> None:
+    given = job()
+    with pytest.raises(Interrupted):
+        train(small(), given, cut_at(3))
+    path = given.folder.checkpoints / FILE
+    path.write_bytes(path.read_bytes()[:40])
+    assert read_facts(given.folder.checkpoints) is None
+    assert train(small(), given).steps == 8
+
+
+def test_minutes_end_a_training_and_count_over_interruptions(job: Callable, small: Callable) -> None:
+    given = job(steps=None, minutes=2 / 60)
+    with pytest.raises(Interrupted):
+        train(small(), given, cut_at(4))
+    before = read_facts(given.folder.checkpoints)["seconds"]
+    result = train(small(), given)
+    assert before < result.seconds < 4
+    assert result.steps > 4
+    assert result.seconds >= 1.8
+    assert history(given)[-1]["val_dice"] is not None
+
+
+def test_the_averaged_weights_are_kept(job: Callable, small: Callable) -> None:
+    plain, averaged = small(), small()
+    train(plain, job("a"))
+    train(averaged, job("b", ema=0.99))
+    assert not same_weights(plain, averaged)
+    trail: list[torch.Tensor] = []
+
+    class Watched(type(plain)):
+        def forward(self, x):
+            trail.append(self.body[4].bias.detach().clone())
+            return super().forward(x)
+
+    torch.manual_seed(5)
+    watched = Watched()
+    train(watched, job("c", ema=0.99, val={}))
+    trail = [*trail[1:], plain.body[4].bias.detach()]
+    mean = small().body[4].bias.detach().clone()
+    for number, weights in enumerate(trail, start=1):
+        decay = min(0.99, (1 + number) / (10 + number))
+        mean = decay * mean + (1 - decay) * weights
+    assert torch.allclose(watched.body[4].bias, mean, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_once_is_left_out(job: Callable, small: Callable) -> None:
+    def poison(images, targets, rng):
+        return (images * float("nan"), targets) if poison.calls.pop(0) else (images, targets)
+
+    poison.calls = [0, 0, 1, 0, 0, 0, 0, 0]
+    net = small()
+    net.body[1] = nn.Identity()  # running statistics would keep the NaN
+    result = train(net, job(), poison)
+    assert result.steps == 8
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+def test_a_loss_that_stays_infinite_ends_the_training_with_a_remedy(job: Callable, small: Callable) -> None:
+    with pytest.raises(UserError, match="not finite for 20 steps, last at step 20") as caught:
+        train(small(), job(steps=100), lambda images, targets, rng: (images * float("nan"), targets))
+    assert "train.optimizer.rate (now 0.02)" in caught.value.hint
+
+
+def test_no_training_case_is_said(job: Callable, small: Callable) -> None:
+    with pytest.raises(UserError, match="no training case has a label"):
+        train(small(), job(train={}))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: x")]
+)
+def test_too_large_a_batch_is_said_with_the_settings_to_lower(
+    job: Callable, small: Callable, error: Exception
+) -> None:
+    def burst(images, targets, rng):
+        raise error
+
+    with pytest.raises(UserError, match="2 patches of 16x16x16 voxels") as caught:
+        train(small(), job(), burst)
+    assert "lower train.batch_size" in caught.value.hint
+
+
+def test_other_errors_stay_what_they_are(job: Callable, small: Callable) -> None:
+    def broken(images, targets, rng):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        train(small(), job(), broken)
+
+
+def test_bf16_trains_and_weights_stay_float32(job: Callable, small: Callable) -> None:
+    net = small()
+    result = train(net, job(precision="bf16"))
+    assert result.precision.name == "bf16"
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_auto_says_why_it_chose_a_number_type() -> None:
+    from medseg.train.devices import choose_precision
+
+    chosen = choose_precision("auto", "cpu", 3)
+    assert chosen.name in ("fp32", "bf16")
+    assert "times" in chosen.reason
+    assert choose_precision("fp16", "cuda", 3).reason == "set in the pipeline file"
+    assert choose_precision("auto", "mps", 3).name == "fp32"
+
+
+def test_a_system_that_brings_its_own_step_is_trained_by_it(job: Callable, small: Callable) -> None:
+    class Own(type(small())):
+        asked = 0
+
+        def training_step(self, images, targets, objective):
+            Own.asked += 1
+            return objective(self(images), targets)
+
+    torch.manual_seed(5)
+    net, plain = Own(), small()
+    train(net, job("own"))
+    train(plain, job("plain"))
+    assert Own.asked == 8
+    assert same_weights(net, plain)
+
+
+@pytest.mark.parametrize("name", ["nnunet-plain", "u-net", "v-net"])
+def test_systems_of_the_zoo_train_for_a_step(job: Callable, plan: Callable, name: str) -> None:
+    from medseg.config import System
+    from medseg.model.folder import build_system
+
+    given = job(steps=1, val={}, plan=plan(patch_size=[32, 32, 32]))
+    net = build_system(System(name=name, size="tiny"), given.plan)
+    before = [p.detach().clone() for p in net.parameters()]
+    train(net, given)
+    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters()))
+
+
+def test_a_large_case_is_looked_at_alone_when_looks_are_dear(
+    job: Callable, ball: Callable, small: Callable
+) -> None:
+    val = {f"v{i}": ball(i, n=32) for i in range(8)}
+    given = job(steps=10, val=val)
+    assert train(small(), given).scores["n"] == 1
+    given = job("long", steps=10, val=val, validate_every=2000)
+    assert train(small(), given).scores["n"] == 8
+
+
+def test_signals_are_not_touched_outside_the_main_thread(job: Callable, small: Callable) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, small(), job(steps=2)).result().steps == 2
+
+
+def test_no_process_is_started(job: Callable, small: Callable, tmp_path: Path) -> None:
+    import multiprocessing
+
+    import psutil
+
+    before = len(psutil.Process().children(recursive=True))
+    train(small(), job(steps=2))
+    assert len(psutil.Process().children(recursive=True)) == before
+    assert not multiprocessing.active_children()
