@@ -20,5 +20,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         import importlib
 
+        if name in ("predict", "score"):  # these rooms are called as they are
+            return importlib.import_module(f"medseg.{name}")
         return getattr(importlib.import_module("medseg.pipeline"), name)
     raise AttributeError(f"module 'medseg' has no attribute '{name}'")

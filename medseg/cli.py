@@ -166,8 +166,12 @@ def check(
     if target.is_dir():
         from medseg.check.folder import check_folder
 
-        facts = check_folder(target)
-        click.echo(json.dumps(facts, allow_nan=False) if as_json else facts["text"])
+        found = check_folder(target)
+        facts = {**found, "cases": found["counts"]}
+        if as_json:
+            click.echo(json.dumps(facts, allow_nan=False))
+        else:
+            _print_check(facts)
         if facts["failed"]:
             sys.exit(SOME_FAILED)
         return
@@ -322,6 +326,20 @@ def _run_folder(path: Path) -> None:
             str(path),
             "give the folder that `medseg run` printed",
         )
+
+
+def _print_check(facts: dict[str, Any]) -> None:
+    counts = facts["cases"]
+    click.echo(
+        f"{facts['layout']}: {counts['done']} cases can be used, {counts['failed']} cannot, {counts['skipped']} left out"
+    )
+    for line in facts["notes"]:
+        click.echo(f"  {line}")
+    for state in ("failed", "skipped", "review"):
+        for case, reason in facts[state].items():
+            click.echo(f"  {state:<8} {case}: {reason}")
+    for name, reason in (row.values() if isinstance(row, dict) else row for row in facts["left_out"]):
+        click.echo(f"  left out {name}: {reason}")
 
 
 for _tool in TOOLS:

@@ -26,12 +26,13 @@ def run_safely(cli: click.Command, arguments: list[str]) -> int:
         return USER_MISTAKE
     except (UserError, OSError) as err:
         return _mistake(err, "--json" in arguments, debug)
-    except Interrupted:
+    except Interrupted as err:
+        stopped = STOPPED if "SIGINT" in str(err) else REQUEUE
         click.echo(
             "stopped; what was finished is kept. Continue with the same command and --resume (or --out RUN)",
             err=True,
         )
-        return REQUEUE
+        return stopped
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo(
             "\nstopped; what was finished is kept. Continue with the same command and --resume (or --out RUN)",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.core.atomic import read_json
 from medseg.core.progress import duration
 from medseg.core.run import RunFolder
-from medseg.pipeline import Walk
+from medseg.pipeline import ROAD, Walk
+
+CAME_IN = ("check", "predict")
+"""Steps that leave cases out of a run; scoring leaves out what has no label, and that is no loss."""
 
 SHOWN = (
     ("dice", "Dice", 3),
@@ -56,7 +60,7 @@ def _scores(folder: RunFolder) -> dict[str, Any] | None:
 def counts(walk: Walk) -> dict[str, int]:
     """Cases done, failed, skipped and to look at; done + failed + skipped is the number of cases that came in."""
     failed = {c for r in walk.results.values() for c in r.failed}
-    skipped = {c for r in walk.results.values() for c in r.skipped} - failed
+    skipped = {c for (step, _), r in walk.results.items() if step in CAME_IN for c in r.skipped} - failed
     review = {c for r in walk.results.values() for c in r.review} - failed - skipped
     came = [r for (step, _), r in walk.results.items() if step == "check"]
     total = sum(r.done + len(r.failed) + len(r.skipped) for r in came)
@@ -78,7 +82,10 @@ def text(walk: Walk) -> str:
         lines += _score_table(slug, folder)
         lines += _per_case(folder)
     lines += [f"  failed   {case}: {reason}" for case, reason in _gather(walk, "failed").items()]
-    lines += [f"  left out {case}: {reason}" for case, reason in list(_gather(walk, "skipped").items())[:10]]
+    lines += [
+        f"  left out {case}: {reason}"
+        for case, reason in list(_gather(walk, "skipped", CAME_IN).items())[:10]
+    ]
     review = _gather(walk, "review")
     if review:
         lines += [
@@ -102,14 +109,15 @@ def _cases_line(walk: Walk) -> str:
     return f"{number['done']} cases done ({number['review']} to look at), {number['failed']} failed, {number['skipped']} left out"
 
 
-def _gather(walk: Walk, kind: str) -> dict[str, str]:
-    return {case: reason for r in walk.results.values() for case, reason in getattr(r, kind).items()}
+def _gather(walk: Walk, kind: str, steps: Sequence[str] = ROAD) -> dict[str, str]:
+    results = [r for (step, _), r in walk.results.items() if step in steps]
+    return {case: reason for r in results for case, reason in getattr(r, kind).items()}
 
 
 def _score_table(slug: str, folder: RunFolder) -> list[str]:
-    if not folder.scores_json.exists():
-        return []
-    scores = read_json(folder.scores_json)
+    scores = read_json(folder.scores_json) if folder.scores_json.exists() else {}
+    if not scores.get("per_class"):
+        return [f"  {slug}"]
     against = scores.get("reference", "label")
     head = f"  {slug}" + ("" if against == "label" else f"  agreement with {against}, which is not truth")
     rows = [head, "    " + "class".ljust(22) + "".join(title.rjust(16) for _, title, _ in SHOWN)]
@@ -118,6 +126,11 @@ def _score_table(slug: str, folder: RunFolder) -> list[str]:
             "    " + name[:22].ljust(22) + "".join(_number(values.get(k), d).rjust(16) for k, _, d in SHOWN)
         )
     return rows
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    """The figure; photographs have distances in pixels."""
+    return values.get(key) if values.get(key) is not None else values.get(key.replace("_mm", "_px"))
 
 
 def _per_case(folder: RunFolder) -> list[str]:

@@ -30,7 +30,7 @@ ROAD = ("check", "plan", "ingest", "train", "predict", "score", "report")
 ONCE = ("check", "report")
 """Steps that a comparison of several systems takes once, not once a system."""
 
-__all__ = ["ROAD", "Walk", "build", "load_pipeline", "predict", "run", "score"]
+__all__ = ["ROAD", "Walk", "build", "load_pipeline", "run"]
 
 
 @dataclass
@@ -226,23 +226,6 @@ def build(
 
     form = max(find(name).dims) if dims is None else dims
     return build_system(name, dims=form, in_channels=in_channels, classes=classes, size=size, **arguments)
-
-
-def predict(model: str | Path, case: Any) -> Any:
-    """Segments one image (a path, a DICOM folder or an `Image`) with a model folder; returns a Segmentation.
-
-    Works in this process alone, downloads nothing, starts no workers.
-    """
-    from medseg.predict.api import predict as predict_one
-
-    return predict_one(Path(model), case)
-
-
-def score(prediction: Any, reference: Any) -> Any:
-    """Scores one Segmentation against another on the same grid: a list of rows, one a class."""
-    from medseg.metrics.case import score_case
-
-    return score_case(prediction, reference)
 
 
 def new_folder(name: str, runs: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -55,9 +56,12 @@ def _overlapping(cohort: Cohort, data: Data) -> bool:
 
 
 def _counted_notes(usable: Sequence[Examined]) -> list[str]:
-    """What readers assumed, each sentence once with the number of cases."""
-    counts = Counter(note for e in usable for note in set(e.notes))
-    return [note if count == 1 else f"{note} ({count} cases)" for note, count in counts.most_common(12)]
+    """What readers assumed, each kind of sentence once (numbers aside) with the number of cases, most frequent first."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for note in (note for e in usable for note in dict.fromkeys(e.notes)):
+        kinds[re.sub(r"[-+]?\d+(\.\d+)?", "#", note)].append(note)
+    ordered = sorted(kinds.values(), key=len, reverse=True)
+    return [notes[0] + (f" ({len(notes)} cases)" if len(notes) > 1 else "") for notes in ordered[:12]]
 
 
 def _checksum_note(cohort: Cohort, usable: Sequence[Examined]) -> list[str]:

@@ -31,11 +31,7 @@ def check_label(row: CaseRow, grid: Geometry, data: Data, classes: Sequence[Clas
     holds values that belong to no class (values and voxel counts are given).
     """
     columns = read_columns(row, data, classes, grid)
-    counts = {}
-    for column, seg in columns.items():
-        what = "label" if column == "label" else f"label '{column.removeprefix('label_')}'"
-        grid.require_same_grid(seg.geometry, "image", what, f"case {row.case}")
-        counts[column] = value_counts(seg.labels)
+    counts = {column: value_counts(seg.labels) for column, seg in columns.items()}
     sources = sources_of(row, data, classes)
     if classes:
         refuse_strange(counts, sources, data, row)

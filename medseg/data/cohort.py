@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from medseg.config import ClassSpec, Data
 from medseg.core.atomic import read_json, write_json, write_text
-from medseg.core.errors import UserError
+from medseg.core.errors import UserError, did_you_mean
 from medseg.core.run import RunFolder
 from medseg.core.segmentation import ClassInfo
 from medseg.data.classes import class_infos
@@ -79,7 +80,7 @@ def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -
     """
     root = root or data_root(data)
     data = resolved(data, root)
-    found = look(data, root)
+    found = _with_subjects(look(data, root))
     if not found.rows:
         raise UserError("no cases found", str(root or data.manifest), "see `medseg init FOLDER`")
     specs = data.classes or found.classes
@@ -87,6 +88,8 @@ def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -
     if data.split.file:
         rows, more = read_split_file(rows, _split_file(data, root))
         notes += more
+    if data.manifest and not is_description(data.manifest) and specs:
+        _require_known_names(rows, specs)
     rows = tuple(_with_values(row, data, specs) for row in rows)
     rows, how = assign_splits(rows, data.split)
     notes += (*how, *_several_scans(rows, found, data))
@@ -102,6 +105,23 @@ def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -
         # Without a part of the labels the files are not those that the description counted.
         found.checksum if sum(map(_n_files, rows)) == sum(map(_n_files, found.rows)) else "",
     )
+
+
+def _require_known_names(rows: Sequence[CaseRow], specs: Mapping[str, ClassSpec]) -> None:
+    """Raises UserError for names in the column `known` that are no class: a misspelt class would count as undrawn."""
+    faults = [
+        f"{row.place}: '{name}' is no class{did_you_mean(name, specs)}"
+        for row in rows
+        for name in row.known or ()
+        if name not in specs
+    ]
+    if faults:
+        raise UserError(
+            f"the column `known` has {len(faults)} name{'s' * (len(faults) > 1)} that no class has",
+            "data.manifest",
+            f"the classes are {counted(specs, 12)}",
+            faults[:20],
+        )
 
 
 def _n_files(row: CaseRow) -> int:
@@ -178,6 +198,16 @@ def _recognise(data: Data, root: Path) -> Found:
             "medseg reads DICOM, NIfTI, NRRD, MHA, PNG, JPEG and TIFF; name other layouts in a table (data.manifest)",
         )
     return found
+
+
+def _with_subjects(found: Found) -> Found:
+    """Patients by the part `sub-<label>` of names, where every name begins with one (the BIDS convention)."""
+    labels = [re.match(r"sub-[A-Za-z0-9]+(?=[_ .-]|$)", row.case) for row in found.rows]
+    if found.patients_known or found.raw_names or not all(labels):
+        return found
+    rows = tuple(replace(row, patient=label[0]) for row, label in zip(found.rows, labels) if label)
+    note = "patients are told apart by `sub-<label>` at the beginning of the names"
+    return replace(found, rows=rows, patients_known=True, notes=(*found.notes, note))
 
 
 def _several_scans(rows: Sequence[CaseRow], found: Found, data: Data) -> tuple[str, ...]:

@@ -16,9 +16,8 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Segmentation, paint
 from medseg.data.classes import overlap, sources_of
-from medseg.data.label_grid import onto_grid
+from medseg.data.label_grid import match_grid
 from medseg.data.rows import CaseRow
-from medseg.io.names import DICOM, suffix_of
 
 Sources = Mapping[str, tuple[str, tuple[int, ...]]]
 """Class name -> (label column, values that mean it in this case's files)."""
@@ -28,7 +27,8 @@ def open_case(row: CaseRow, data: Data, classes: Sequence[ClassInfo]) -> Case:
     """A case that reads its voxels when asked.
 
     The label carries `ClassInfo.index` (regions as well when classes overlap), keeps the ignore value, and has the
-    known classes' names in provenance["known"]. With data.grid: resample it is put onto the image's grid.
+    known classes' names in provenance["known"]. It lies on the image's own grid, or reading it raises UserError with both
+    grids and the distance in mm.
     """
     reader = partial(read_image, row, data)
     label_reader = partial(read_label, row, data, tuple(classes)) if row.labels else None
@@ -81,9 +81,9 @@ def read_label(row: CaseRow, data: Data, classes: tuple[ClassInfo, ...]) -> Segm
 def read_columns(
     row: CaseRow, data: Data, classes: Sequence[ClassInfo], grid: Geometry | None = None
 ) -> dict[str, Segmentation]:
-    """Label column -> values as they stand in the file, for the columns that the classes are drawn in.
+    """Label column -> values as in the file, on the image's grid, for the columns that the classes are drawn in.
 
-    grid: the image's, for data.grid: resample; None: it is looked up when needed.
+    grid: the image's; None: it is read from the image's header.
     """
     from medseg.io import doors
 
@@ -96,12 +96,20 @@ def read_columns(
             f"case {row.case}",
             "correct `column` under data.classes",
         )
-    # A DICOM-SEG stores only frames that are not empty: it is placed on the image's grid by position.
-    if grid is None and (data.grid == "resample" or any(suffix_of(f) in DICOM for f in files.values())):
-        grid = image_grid(row, data)
-    columns = {column: doors.read_segmentation(file, onto=grid) for column, file in files.items()}
-    if data.grid == "resample" and grid is not None:
-        columns = {c: onto_grid(seg, grid, data.background or 0) for c, seg in columns.items()}
+    grid = grid or image_grid(row, data)
+    columns = {}
+    for column, file in files.items():
+        # A DICOM-SEG stores only frames that are not empty: the reader places it on the image's grid by position.
+        label = doors.read_segmentation(file, onto=grid)
+        name = "label" if column == "label" else f"label '{column.removeprefix('label_')}'"
+        columns[column] = match_grid(
+            label,
+            grid,
+            resample=data.grid == "resample",
+            outside=data.background or 0,
+            name=name,
+            where=f"case {row.case}",
+        )
     return columns
 
 
@@ -123,10 +131,6 @@ def as_classes(
     counts = {column: value_counts(seg.labels) for column, seg in columns.items()}
     refuse_strange(counts, sources, data, row)
     first = next(iter(columns.values()))
-    for column, seg in columns.items():
-        seg.geometry.require_same_grid(
-            first.geometry, f"label column '{column}'", "the other labels", f"case {row.case}"
-        )
     known = known_classes(row, classes, columns, sources)
     notes = tuple(str(n) for seg in columns.values() for n in seg.provenance.get("notes", ()))
     provenance = {"known": known, "notes": notes}

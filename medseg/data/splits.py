@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from medseg.config import Split
 from medseg.core.errors import UserError, did_you_mean
 from medseg.data.manifest import fold_number, read_table, split_word
 from medseg.data.rows import CaseRow, counted
+
+Key = Callable[[CaseRow], str]
+"""What is kept together: the patient of a row, or the case itself."""
 
 
 def deal(patients: Sequence[str], folds: int, seed: int) -> dict[str, int]:
@@ -35,7 +38,7 @@ def assign_splits(rows: Sequence[CaseRow], split: Split) -> tuple[tuple[CaseRow,
             f"data.split.fold is {split.fold}, but there are {split.folds} folds (0 to {split.folds - 1})",
             "data.split",
         )
-    group = _group_by(split)
+    group = _case if split.by == "case" else _patient
     require_whole_patients(rows, group)
     labelled = [row for row in rows if row.labels and not row.trouble]
     if not labelled:
@@ -65,8 +68,12 @@ def assign_splits(rows: Sequence[CaseRow], split: Split) -> tuple[tuple[CaseRow,
     return done, (_sentence(done, how),)
 
 
-def _group_by(split: Split):  # type: ignore[no-untyped-def]
-    return (lambda row: row.case) if split.by == "case" else (lambda row: row.patient)
+def _patient(row: CaseRow) -> str:
+    return row.patient
+
+
+def _case(row: CaseRow) -> str:
+    return row.case
 
 
 def _test_patients(patients: Sequence[str], split: Split) -> set[str]:
@@ -84,7 +91,7 @@ def _fill(
     rows: Sequence[CaseRow],
     table: Mapping[str, tuple[int | None, str]],
     rest: str,
-    group=lambda row: row.patient,  # type: ignore[no-untyped-def]
+    group: Key = _patient,
 ) -> tuple[CaseRow, ...]:
     """Rows with a label and no final word yet get what `table` says of their patient, else `rest`."""
     done = []
@@ -117,7 +124,7 @@ def _sentence(rows: Sequence[CaseRow], how: str) -> str:
     return f"split: {shares or 'none'} ({how})"
 
 
-def require_whole_patients(rows: Sequence[CaseRow], group=lambda row: row.patient) -> None:  # type: ignore[no-untyped-def]
+def require_whole_patients(rows: Sequence[CaseRow], group: Key = _patient) -> None:
     """Raises UserError that names the cases when one patient lies in two given splits or folds."""
     held: dict[str, dict[tuple[str, int | None], list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:

@@ -32,7 +32,7 @@ def crop_box(image: Array, geometry: Geometry, rule: str) -> Box:
     """
     whole = tuple(slice(0, n) for n in geometry.shape)
     if rule == "nonzero":
-        return box_of(nonzero_mask(image)) or whole
+        return box_of(_nonzero(image)) or whole
     if rule == "body" and geometry.ndim == 3:
         return body_box(image[0], geometry) or whole
     return whole
@@ -42,11 +42,16 @@ def nonzero_mask(image: Array) -> npt.NDArray[np.bool_]:
     """Voxels (*S) that are not zero in any channel (C, *S), holes filled."""
     from scipy.ndimage import binary_fill_holes
 
+    mask = _nonzero(image)
+    # Filling costs seconds on large volumes and changes nothing where there is no hole to fill.
+    return mask if mask.all() else binary_fill_holes(mask)
+
+
+def _nonzero(image: Array) -> npt.NDArray[np.bool_]:
     mask = image[0] != 0
     for channel in image[1:]:
         mask |= channel != 0
-    # Filling costs seconds on large volumes and changes nothing where there is no hole to fill.
-    return mask if mask.all() else binary_fill_holes(mask)
+    return mask
 
 
 def body_box(image: Array, geometry: Geometry) -> Box | None:

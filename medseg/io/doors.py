@@ -96,8 +96,8 @@ def read_segmentation(
 ) -> Segmentation:
     """Reads a label map of any readable format, DICOM-SEG included.
 
-    classes: what the values mean; without them every value found becomes a class named after it (a DICOM-SEG
-        brings its own names and numbers).
+    classes: what the values mean; without them every value found becomes a class named after it. A DICOM-SEG
+        brings its own names and numbers; with `classes` its segments are matched to them by name or code.
     onto: the image's grid. A DICOM-SEG stores only the frames that are not empty: with `onto` it is placed on the
         whole grid by position. Other formats are returned on their own grid.
 
@@ -107,9 +107,10 @@ def read_segmentation(
     files = _files(path)
     kind = _kind(files)
     if kind == "dicom":
-        from medseg.io.dicom.read_seg import place_on, read_seg
+        from medseg.io.dicom.read_seg import in_classes, place_on, read_seg
 
         found = read_seg(files[0])
+        found = in_classes(found, classes) if classes else found
         return found if onto is None else place_on(found, onto)
     from medseg.io.labels import as_labels, refuse_channels
 

@@ -23,7 +23,7 @@ from medseg.core.geometry import Geometry
 from medseg.io import metaimage, nrrd
 from medseg.io.layout import Layout
 from medseg.io.names import suffix_of
-from medseg.io.sizes import MOST_A_GZIP_EXPANDS, inflate, refuse_oversize, voxel_bytes
+from medseg.io.sizes import MOST_A_GZIP_EXPANDS, Readable, inflate, refuse_oversize, voxel_bytes
 from medseg.io.voxels import channels_first, native
 
 
@@ -97,12 +97,12 @@ def _voxel_data(layout: Layout, where: str) -> bytes:
         return inflate(_stream(layout.encoding, file), size, where)
 
 
-def _stream(encoding: str, file: IO[bytes]) -> IO[bytes]:
+def _stream(encoding: str, file: IO[bytes]) -> Readable:
     if encoding == "bzip2":
         return bz2.BZ2File(file)
     if encoding == "gzip":
         return gzip.GzipFile(fileobj=file)
-    return _Zlib(file)  # type: ignore[return-value]
+    return _Zlib(file)
 
 
 class _Zlib:
@@ -111,7 +111,7 @@ class _Zlib:
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._unpacker, self._ended = file, zlib.decompressobj(), False
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         out = BytesIO()
         while (missing := size - out.tell()) > 0 and not self._unpacker.eof:
             packed = self._unpacker.unconsumed_tail or self._file.read(2**20)

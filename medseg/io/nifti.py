@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -195,7 +195,7 @@ def _refuse_absent_spacing(header: Any, where: str) -> None:
 def _from_analyze(header: Any) -> Header:
     from nibabel.nifti1 import Nifti1Header
 
-    new: Header = Nifti1Header()
+    new: Header = cast(Any, Nifti1Header)()
     new.set_data_dtype(header.get_data_dtype())
     new.set_data_shape(header.get_data_shape())
     new.set_zooms(header.get_zooms())
@@ -352,7 +352,7 @@ def _header_for(array: npt.NDArray[Any], geometry: Geometry, source: bytes | Non
     shape = geometry.shape if array.ndim == geometry.ndim else (*geometry.shape, array.shape[0])
     header = None if source is None else _kept_header(source, geometry)
     if header is None:
-        header = (Nifti2Header if max(shape) > 32767 else Nifti1Header)()
+        header = cast(Any, Nifti2Header if max(shape) > 32767 else Nifti1Header)()
         header.set_data_shape(shape)
         header.set_xyzt_units("mm")
         header.set_sform(geometry.affine, code=1)
@@ -371,7 +371,7 @@ def _kept_header(source: bytes, geometry: Geometry) -> Header | None:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
 
-    kind = Nifti2Header if len(source) >= 540 else Nifti1Header
+    kind: Any = Nifti2Header if len(source) >= 540 else Nifti1Header
     header = kind.from_fileobj(BytesIO(source), check=False)
     if not _geometry(header, "source")[0].same_grid(geometry):
         return None

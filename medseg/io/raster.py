@@ -27,6 +27,7 @@ MOST_A_PICTURE_EXPANDS = 100_000
 """A flat PNG shrinks by about 1000 to 1, a flat TIFF or JPEG by more; this only stops bombs."""
 
 EXIF_ORIENTATION = 0x0112
+TIFF_BITS_A_SAMPLE = 0x0102
 
 
 def read_raster(path: Path) -> Image:
@@ -152,7 +153,7 @@ def _opened(path: Path) -> Iterator[Picture | None]:
             warnings.simplefilter("ignore")
             with Pillow.open(file) as picture:
                 _refuse_odd_sizes(picture, path)
-                yield picture
+                yield None if _is_deep_tiff(picture) else picture
     except UnidentifiedImageError as err:
         if suffix_of(path) in (".tif", ".tiff"):
             yield None
@@ -188,7 +189,8 @@ def _upright(picture: Picture) -> tuple[Picture, tuple[str, ...]]:
 
 def _grey_or_colour(picture: Picture) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     """Any mode -> (1, H, W) or (3, H, W)."""
-    mode, notes = picture.mode, ()
+    mode = picture.mode
+    notes: tuple[str, ...] = ()
     if mode == "1":
         return (np.asarray(picture).astype(np.uint8) * 255)[None], ()
     if mode in ("P", "PA"):
@@ -202,7 +204,7 @@ def _grey_or_colour(picture: Picture) -> tuple[npt.NDArray[Any], tuple[str, ...]
         array = array.astype(np.uint16)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0), notes  # type: ignore[return-value]
+    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0), notes
 
 
 def _is_deep_colour(path: Path) -> bool:
@@ -210,6 +212,12 @@ def _is_deep_colour(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(26)
     return start.startswith(b"\x89PNG") and start[24:25] == b"\x10" and start[25:26] in (b"\x02", b"\x06")
+
+
+def _is_deep_tiff(picture: Picture) -> bool:
+    """Whether a TIFF has more than 8 bits for each of several channels, which Pillow would cut to 8."""
+    bits = getattr(picture, "tag_v2", {}).get(TIFF_BITS_A_SAMPLE, (8,))
+    return isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
 
 
 def _by_tifffile(path: Path) -> npt.NDArray[Any]:

@@ -14,6 +14,9 @@ KEYS = ("data", "ingest", "system", "train", "predict", "compute")
 READS = ("cases",)
 WRITES = ("plan",)
 
+FEW_STEPS = 100
+"""Below this a network from scratch hardly leaves its random start."""
+
 
 def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     """Writes the plan of the one system of this walk."""
@@ -90,10 +93,12 @@ def in_words(plan: Plan, pipeline: Pipeline) -> str:
     )
     patch = "x".join(str(n) for n in plan.patch_size)
     cost = plan.estimate
+    steps = cost["train_minutes"] * 60 / max(cost["step_seconds"], 1e-9)
+    few = f"; only {steps:.0f} steps fit: a smaller system.size would learn more" if steps < FEW_STEPS else ""
     return (
         f"{grid}, patches of {patch}, {plan.batch_size} a step; a step takes about "
         f"{cost['step_seconds']:.2g} s and {cost['train_ram_bytes'] / 1e9:.1f} GB, "
-        f"training about {cost['train_minutes']:.0f} min"
+        f"training about {cost['train_minutes']:.2g} min{few}"
     )
 
 

@@ -106,7 +106,8 @@ def wrapped() -> Any:
         def load_context(self, context: Any) -> None:
             self.inner = ArrayModel(Path(context.artifacts[ARTIFACT]))
 
-        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+        # Without type hints: MLflow would take them for a schema of its own.
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
             array = model_input["image"] if isinstance(model_input, dict) else model_input
             return self.inner.predict(array)
 

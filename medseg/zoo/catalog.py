@@ -12,11 +12,18 @@ from functools import cache
 
 from medseg.core.errors import UserError
 from medseg.zoo.card import Card
-from medseg.zoo.rows import attention, classical, encoder_decoder, fcn
+from medseg.zoo.rows import attention, classical, dilated, encoder_decoder, fcn, pyramid
 
 GROUP = "medseg.systems"
 
-CATALOG: tuple[Card, ...] = (*classical.ROWS, *fcn.ROWS, *encoder_decoder.ROWS, *attention.ROWS)
+CATALOG: tuple[Card, ...] = (
+    *classical.ROWS,
+    *fcn.ROWS,
+    *encoder_decoder.ROWS,
+    *attention.ROWS,
+    *pyramid.ROWS,
+    *dilated.ROWS,
+)
 """The systems that medseg brings."""
 
 

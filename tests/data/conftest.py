@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 
-def _volume(path: Path, array: np.ndarray, spacing: tuple[float, ...] = (1, 1, 2.5), shift_mm: float = 0) -> Path:
+def _volume(
+    path: Path, array: np.ndarray, spacing: tuple[float, ...] = (1, 1, 2.5), shift_mm: float = 0
+) -> Path:
     import nibabel as nib
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,10 @@ def test_scans_of_a_patient_keep_one_hashed_key(cohort):
 
 def test_cases_that_failed_do_not_come_back_but_are_named(cohort, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    facts = [{"status": "failed" if r.case == "b" else "ok", "reason": "is empty" * (r.case == "b")} for r in cohort.rows]
+    facts = [
+        {"status": "failed" if r.case == "b" else "ok", "reason": "is empty" * (r.case == "b")}
+        for r in cohort.rows
+    ]
     save_cohort(cohort, folder, facts)
     loaded = load_cohort(folder)
     assert [r.case for r in loaded.rows] == list("acdef")
@@ -91,10 +94,20 @@ def test_names_hashed_on_request_hide_what_was_left_out_too(tmp_path):
 def test_a_patient_in_two_given_splits_stops_the_search(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "m.csv").write_text("case,patient,image,label,split\na,p,a.png,a.png,train\nb,p,b.png,b.png,val\n")
+    (tmp_path / "m.csv").write_text(
+        "case,patient,image,label,split\na,p,a.png,a.png,train\nb,p,b.png,b.png,val\n"
+    )
     with pytest.raises(UserError, match="a patient lies in two splits"):
         find_cases(Data(manifest=str(tmp_path / "m.csv")))
 
 
 def test_long_lists_are_shortened():
     assert counted(range(9), 3) == "0, 1, 2 and 6 more"
+
+
+def test_a_misspelt_class_in_the_column_known_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "m.csv").write_text("case,image,label,known\na,a.png,a.png,livre\n")
+    with pytest.raises(UserError) as caught:
+        find_cases(Data(manifest=str(tmp_path / "m.csv"), classes={"liver": 1}))
+    assert "line 2: 'livre' is no class, did you mean liver" in str(caught.value)

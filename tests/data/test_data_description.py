@@ -65,7 +65,11 @@ def test_a_set_is_found_as_it_lies(shared_data, name, cases, splits, parent):
 
 def test_no_film_of_camvid_lies_in_two_parts_of_a_split(shared_data):
     rows = find_cases(Data(manifest="camvid", ids="names"), shared_data).rows
-    assert {row.patient for row in rows if row.split == "train"} == {"train-0001TP", "train-0006R0", "train-0016E5"}
+    assert {row.patient for row in rows if row.split == "train"} == {
+        "train-0001TP",
+        "train-0006R0",
+        "train-0016E5",
+    }
 
 
 def test_blocks_of_neighbouring_sections_stay_together(shared_data):
@@ -78,7 +82,11 @@ def test_what_the_pipeline_file_says_wins_over_the_description():
     data = resolved(Data(manifest="camvid"))
     assert (data.modality, data.background, data.ignore, len(data.classes)) == ("photo", None, 11, 11)
     data = resolved(Data(manifest="camvid", modality="other", classes={"road": ClassSpec(values=[3])}))
-    assert (data.modality, list(data.classes), data.classes["road"].colour) == ("other", ["road"], (128, 64, 128))
+    assert (data.modality, list(data.classes), data.classes["road"].colour) == (
+        "other",
+        ["road"],
+        (128, 64, 128),
+    )
 
 
 def test_resolving_twice_changes_nothing():

@@ -24,7 +24,10 @@ def touch(root: Path, *names: str) -> Path:
 
 def pairs_of(cohort):
     return {
-        row.case: (tuple(Path(c[0]).name for c in row.images), {k: Path(v).name for k, v in row.labels.items()})
+        row.case: (
+            tuple(Path(c[0]).name for c in row.images),
+            {k: Path(v).name for k, v in row.labels.items()},
+        )
         for row in cohort.rows
     }
 
@@ -47,7 +50,11 @@ def test_image_and_label_folders_of_equal_names_are_paired(root):
         (["img_001", "img_002"], ["mask_001", "mask_002"], {"img_001": "mask_001", "img_002": "mask_002"}),
         (["p1_0000", "p2_0000"], ["p1", "p2"], {"p1_0000": "p1", "p2_0000": "p2"}),
         (["p1", "p2"], ["p1_seg", "p2_seg"], {"p1": "p1_seg", "p2": "p2_seg"}),
-        (["t2_a1", "t2_b2"], ["drawn-a1-ok", "drawn-b2-ok"], {"t2_a1": "drawn-a1-ok", "t2_b2": "drawn-b2-ok"}),
+        (
+            ["t2_a1", "t2_b2"],
+            ["drawn-a1-ok", "drawn-b2-ok"],
+            {"t2_a1": "drawn-a1-ok", "t2_b2": "drawn-b2-ok"},
+        ),
         (["肺_01", "肺_02"], ["肺_01_mask", "肺_02_mask"], {"肺_01": "肺_01_mask", "肺_02": "肺_02_mask"}),
         (["case1", "case10"], ["case1", "case10"], {"case1": "case1", "case10": "case10"}),
         (["a", "b"], ["x", "y"], {}),
@@ -75,8 +82,15 @@ def test_image_folders_by_channel_are_stacked_and_a_missing_one_is_the_case_s_fa
 
 
 def test_train_val_and_test_folders_give_the_split(root):
-    touch(root, *(f"{s}/{k}/x{i}.png" for i, s in enumerate(("train", "val", "test")) for k in ("images", "masks")))
-    assert {r.case: r.split for r in find_cases(Data(), root).rows} == {"x0": "train", "x1": "val", "x2": "test"}
+    touch(
+        root,
+        *(f"{s}/{k}/x{i}.png" for i, s in enumerate(("train", "val", "test")) for k in ("images", "masks")),
+    )
+    assert {r.case: r.split for r in find_cases(Data(), root).rows} == {
+        "x0": "train",
+        "x1": "val",
+        "x2": "test",
+    }
 
 
 def test_equal_names_in_split_folders_stay_apart(root):
@@ -133,11 +147,20 @@ def test_a_loop_of_links_ends(root):
 
 
 def decathlon(root: Path, **changes) -> Path:
-    touch(root, "imagesTr/h1.nii.gz", "labelsTr/h1.nii.gz", "imagesTr/h2.nii.gz", "labelsTr/h2.nii.gz", "imagesTs/h3.nii.gz")
+    touch(
+        root,
+        "imagesTr/h1.nii.gz",
+        "labelsTr/h1.nii.gz",
+        "imagesTr/h2.nii.gz",
+        "labelsTr/h2.nii.gz",
+        "imagesTs/h3.nii.gz",
+    )
     facts = {
         "modality": {"0": "MRI"},
         "labels": {"0": "background", "1": "Anterior", "2": "Posterior"},
-        "training": [{"image": f"./imagesTr/h{i}.nii.gz", "label": f"./labelsTr/h{i}.nii.gz"} for i in (1, 2)],
+        "training": [
+            {"image": f"./imagesTr/h{i}.nii.gz", "label": f"./labelsTr/h{i}.nii.gz"} for i in (1, 2)
+        ],
         "test": ["./imagesTs/h3.nii.gz"],
     }
     (root / "dataset.json").write_text(json.dumps({**facts, **changes}))
@@ -157,7 +180,10 @@ def test_a_decathlon_task_brings_classes_and_modality(root):
 def test_a_decathlon_file_that_is_missing_is_its_case_s_fault(root):
     decathlon(root)
     (root / "labelsTr" / "h2.nii.gz").unlink()
-    assert find_cases(Data(), root).rows[1].trouble == "training[1] of dataset.json: the label file does not exist"
+    assert (
+        find_cases(Data(), root).rows[1].trouble
+        == "training[1] of dataset.json: the label file does not exist"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,9 +208,14 @@ def test_a_damaged_dataset_json_is_named(root):
 
 def test_an_nnunet_folder_stacks_its_channels(root):
     touch(root, *(f"imagesTr/p{i}_000{c}.nii.gz" for i in (1, 2) for c in (0, 1)), "labelsTr/p1.nii.gz")
-    touch(root, "labelsTr/p2.nii.gz", "imagesTs/p3_0000.nii.gz", "imagesTs/p3_0001.nii.gz", "labelsTr/p9.nii.gz")
+    touch(
+        root, "labelsTr/p2.nii.gz", "imagesTs/p3_0000.nii.gz", "imagesTs/p3_0001.nii.gz", "labelsTr/p9.nii.gz"
+    )
     (root / "imagesTr" / "p2_0001.nii.gz").unlink()
-    facts = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "tumour": [1, 2], "core": 2, "ignore": 3}}
+    facts = {
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": {"background": 0, "tumour": [1, 2], "core": 2, "ignore": 3},
+    }
     (root / "dataset.json").write_text(json.dumps({**facts, "numTraining": 2, "file_ending": ".nii.gz"}))
     cohort = find_cases(Data(), root)
     assert cohort.channels == ("T1", "T2")
@@ -212,7 +243,7 @@ def test_a_table_in_the_folder_goes_first(root):
 @pytest.mark.parametrize("name", ["empty", "gone"])
 def test_a_folder_without_images_is_said(root, name):
     (root / "empty").mkdir(parents=True)
-    with pytest.raises(UserError, match="no images found here|no such folder"):
+    with pytest.raises(UserError, match=r"no images found here|no such folder"):
         find_cases(Data(), root / name)
 
 
@@ -235,7 +266,9 @@ def series(folder: Path, patient: str, series_name: str = "1", slices: int = 6, 
 
     array = np.random.default_rng(seed).integers(-1000, 400, (8, 8, slices)).astype(np.int16)
     facts = SeriesFacts(study=patient, series=f"{patient}-{series_name}")
-    write_ct_series(array, Geometry.from_spacing(array.shape, (1, 1, 2.5)), folder, patient=patient, facts=facts)
+    write_ct_series(
+        array, Geometry.from_spacing(array.shape, (1, 1, 2.5)), folder, patient=patient, facts=facts
+    )
 
 
 def test_a_dicom_tree_gives_a_case_a_study_under_hashed_names(root, volume, mask):
@@ -271,6 +304,35 @@ def test_two_series_of_one_study_that_fit_equally_stop_and_ask(root):
     both = find_cases(Data(select=Select(tie="all")), root)
     assert len(both.rows) == 2
     assert both.n_patients == 1
+
+
+def test_a_series_that_was_left_stands_in_a_table_with_its_reason(root):
+    series(root / "a", "CANARY", "1")
+    series(root / "b", "CANARY", "2", slices=3)
+    cohort = find_cases(Data(), root)
+    table = [note for note in cohort.notes if note.startswith(("kept", "left"))]
+    assert len(table) == 2
+    assert "6 slices  8x8  1x1x2.5 mm  axial" in table[0]
+    assert table[1].endswith("(3 slices, fewer than data.select.min_slices: 5)")
+    assert "CANARY" not in str(table)
+
+
+def test_a_study_that_makes_no_volume_is_a_failed_case_not_a_lost_one(root):
+    series(root / "good", "P")
+    series(root / "bad", "Q")
+    first = min((root / "bad").iterdir())
+    first.write_bytes(first.read_bytes()[:-60])
+    cohort = find_cases(Data(), root)
+    assert len(cohort.rows) == 2
+    (trouble,) = (row.trouble for row in cohort.rows if row.trouble)
+    assert "1 of its files are damaged" in trouble
+
+
+def test_names_of_the_bids_kind_tell_patients_apart(root):
+    touch(root, *(f"images/sub-{p}_ses-{s}_T1w.nii.gz" for p in ("01", "02") for s in (1, 2)))
+    cohort = find_cases(Data(ids="names"), root)
+    assert [row.patient for row in cohort.rows] == ["sub-01", "sub-01", "sub-02", "sub-02"]
+    assert not any("no patient key" in note for note in cohort.notes)
 
 
 def test_a_journey_for_mr_leaves_ct_out_and_says_why(root):

@@ -50,7 +50,9 @@ def test_comma_semicolon_and_tab_are_read_with_a_byte_order_mark(files, separato
 
 
 def test_parquet_is_read_like_csv(files):
-    pd.DataFrame({"case": ["x", "y"], "image": ["a.nii.gz", "b.nii.gz"], "fold": [1.0, None]}).to_parquet(files / "m.parquet")
+    pd.DataFrame({"case": ["x", "y"], "image": ["a.nii.gz", "b.nii.gz"], "fold": [1.0, None]}).to_parquet(
+        files / "m.parquet"
+    )
     rows = read_manifest(files / "m.parquet", Data()).rows
     assert [row.fold for row in rows] == [1, None]
 
@@ -161,7 +163,8 @@ def test_columns_that_are_not_used_are_said(files):
 
 
 @pytest.mark.parametrize(
-    ("given", "safe"), [("../../etc/passwd", "_.._etc_passwd"), ("Fall 1: ä/肺", "Fall 1_ ä_肺"), ("..", "case")]
+    ("given", "safe"),
+    [("../../etc/passwd", "_.._etc_passwd"), ("Fall 1: ä/肺", "Fall 1_ ä_肺"), ("..", "case")],
 )
 def test_a_case_name_can_name_a_file(given, safe):
     assert safe_name(given) == safe

@@ -78,7 +78,7 @@ def test_no_room_imports_its_parts_when_it_is_imported() -> None:
     for path in PACKAGE.glob("*/__init__.py"):
         if path.parent.name == "core":
             continue
-        assert len(path.read_text().splitlines()) < 20, path
+        assert len(path.read_text().splitlines()) <= 20, path
         assert not imported_rooms(ast.parse(path.read_text())), (
             f"{path}: a room's __init__ imports nothing of medseg"
         )

@@ -236,12 +236,10 @@ def test_two_empty_masks_are_undefined_or_of_no_volume(row):
     assert row.measure(Pair.of(nothing, nothing, SPACING)) == expected
 
 
-@every_metric
+@pytest.mark.parametrize("row", [row for row in METRICS.values() if row.better], ids=lambda row: row.name)
 @pytest.mark.parametrize("dims", [2, 3])
 def test_no_prediction_is_worse_than_a_miss(row, dims):
     """The monotony behind every mean: whatever was predicted, predicting nothing instead never looks better."""
-    if row.better is None:
-        pytest.skip("describes, does not judge")
     shape, spacing = (14, 18, 16)[:dims], SPACING[:dims]
     true = box(shape, (2,) * dims, (3,) * dims)
     missed = row.badness(row.measure(Pair.of(np.zeros(shape, dtype=bool), true, spacing)))

@@ -14,6 +14,8 @@ from medseg.data.manifest import safe_name
 from medseg.data.rows import CaseRow, Found, hidden
 from medseg.io.names import DICOM, stem_of
 
+LONGEST_TABLE = 40
+
 LOOK_AT = 200
 """Files without a known ending that are opened to find out whether a folder holds DICOM."""
 
@@ -70,6 +72,7 @@ def find(root: Path, data: Data) -> Found | None:
     labels, volumes = _labels_of(kept, root)
     left_out += [(item.file.name, item.reason) for item in strange if item.file not in volumes]
     unused = len(volumes) - sum(len(columns) for columns in labels.values())
+    notes = (f"{unused} volume files beside the series belong to none of them",) if unused else ()
     troubles = dict(enumerate(reason for _, reason in broken))
     rows = [
         _row(one, kept, labels.get(position, {}), troubles.get(position - len(choice.kept), ""))
@@ -78,11 +81,17 @@ def find(root: Path, data: Data) -> Found | None:
     return Found(
         tuple(rows),
         f"DICOM: {len(choice.kept)} of {len(series)} series",
-        notes=(f"{unused} volume files beside the series belong to none of them",) if unused else (),
+        notes=(*_table(choice), *notes),
         left_out=tuple(left_out),
         patients_known=all(one.patient_key for one in kept),
         raw_names=True,
     )
+
+
+def _table(choice: Any) -> tuple[str, ...]:
+    """What was taken and why each other series was left, where there was a choice and a person can read it."""
+    lines = tuple(str(line) for line in choice.table())
+    return lines if choice.left_out and len(lines) <= LONGEST_TABLE else ()
 
 
 def _broken(choice: Any) -> list[tuple[Any, str]]:

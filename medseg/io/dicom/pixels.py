@@ -164,7 +164,7 @@ def _assembled(
         if rescale.slope == 1.0 and rescale.intercept == 0.0:
             stack[number] = pixels
         else:
-            wide = np.int32 if kind != np.float32 else np.float64
+            wide: Any = np.int32 if kind != np.float32 else np.float64
             stack[number] = pixels.astype(wide) * wide(rescale.slope) + wide(rescale.intercept)
         if first.modality == "CT":
             padded += _mask_padding(stack[number], pixels, rescale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ def read_seg(path: Path) -> Segmentation:
     else:
         labels, regions = _from_masks(dataset, frames, classes, path.name)
     notes = () if regions is None else ("segments overlap; the painted view shows later ones on top",)
-    provenance = {"files": (str(path),), "notes": notes, "type": str(dataset.SegmentationType)}
+    provenance = {"files": (str(path),), "name": path.name, "notes": notes}
     return Segmentation(labels, frames.geometry, classes, regions, provenance=provenance)
 
 
@@ -92,6 +92,50 @@ def place_on(seg: Segmentation, grid: Geometry) -> Segmentation:
     if seg.regions is not None:
         regions = np.stack([_put(r, order, flips, low, grid.shape) for r in seg.regions])
     return replace(seg, labels=labels, geometry=grid, regions=regions)
+
+
+def in_classes(seg: Segmentation, classes: Sequence[ClassInfo]) -> Segmentation:
+    """The segmentation in the given classes: segments are matched by name, else by code and side.
+
+    Raises UserError that names the segments which match no class.
+    """
+    places = {info.index: _match(info, classes) for info in seg.classes}
+    strange = [info.name for info in seg.classes if places[info.index] is None]
+    if strange:
+        raise UserError(
+            f"has segments that are none of the classes: {', '.join(strange[:8])}",
+            str(seg.provenance.get("name", "")),
+            f"the classes are {', '.join(info.name for info in classes)}; matched by name or SNOMED code",
+        )
+    table = np.zeros(max([int(seg.labels.max(initial=0)), *places, 0]) + 1, dtype=np.int32)
+    for index, place in places.items():
+        table[index] = classes[place or 0].index
+    labels = table[seg.labels].astype(np.uint8 if table.max() < 256 else np.uint16)
+    regions = None
+    if seg.regions is not None:
+        regions = np.zeros((len(classes), *seg.labels.shape), dtype=np.bool_)
+        for number, info in enumerate(seg.classes):
+            regions[places[info.index] or 0] |= seg.regions[number]
+    return replace(seg, labels=labels, classes=tuple(classes), regions=regions)
+
+
+def _match(segment: ClassInfo, classes: Sequence[ClassInfo]) -> int | None:
+    """The position of the class that a segment stands for, or None."""
+    for number, info in enumerate(classes):
+        if info.name[: len(segment.name)].casefold() == segment.name.casefold() and (
+            len(info.name) == len(segment.name) or len(segment.name) == 64
+        ):
+            return number
+    if segment.code is None:
+        return None
+    same = [
+        number
+        for number, info in enumerate(classes)
+        if info.code and (info.code.scheme, info.code.value) == (segment.code.scheme, segment.code.value)
+    ]
+    sided = [n for n in same if classes[n].laterality == segment.laterality]
+    found = sided if len(sided) == 1 else same
+    return found[0] if len(found) == 1 else None
 
 
 def _alignment(ours: Geometry, grid: Geometry) -> tuple[list[int], list[int], list[int]] | None:

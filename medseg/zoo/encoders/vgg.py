@@ -22,6 +22,7 @@ class VGG(nn.Module):
     """The convolutions of VGG. forward: (B, C, *S) -> the pooled features of the five stages, finest first.
 
     widths: channels of the stages. convs: convolutions a stage. output_stride: 32, 16 or 8.
+    keep_pools: whether poolings that no longer shrink stay as 3x3 of stride 1.
     `channels` and `strides` describe what forward returns.
     """
 
@@ -33,6 +34,7 @@ class VGG(nn.Module):
         convs: Sequence[int] = VGG16,
         norm: str = "none",
         output_stride: int = 32,
+        keep_pools: bool = True,
     ) -> None:
         super().__init__()
         self.channels = tuple(widths)
@@ -52,7 +54,7 @@ class VGG(nn.Module):
                 self.pools.append(nd.MAX_POOL[dims](2))
             else:
                 dilation *= 2
-                self.pools.append(nd.MAX_POOL[dims](3, 1, 1))
+                self.pools.append(nd.MAX_POOL[dims](3, 1, 1) if keep_pools else nn.Identity())
             self.strides = (*self.strides, stride)
         self.next_dilation = dilation
 

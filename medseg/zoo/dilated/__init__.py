@@ -1,0 +1,1 @@
+"""Dilated convolutions and the DeepLab family."""

@@ -1,0 +1,1 @@
+"""Networks that gather context at several scales."""

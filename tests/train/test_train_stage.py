@@ -1,0 +1,208 @@
+"""The step: from a run folder with prepared cases to a model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medseg.config import Pipeline
+from medseg.config_plan import save_plan
+from medseg.core.errors import Interrupted, UserError
+from medseg.core.run import RunFolder
+from medseg.model.folder import load_facts, load_model, read_weights
+from medseg.train import stage
+
+
+@pytest.fixture
+def walk(tmp_path: Path, ball: Callable, plan: Callable) -> Callable[..., tuple[Pipeline, RunFolder]]:
+    """A run folder as far as ingest takes it: six balls, two of them for validation."""
+    from medseg.data.cohort import find_cases, load_cohort, save_cohort
+    from medseg.ingest.stage import run as ingest
+
+    lines = ["case,image,label,split"]
+    for number in range(6):
+        case = ball(number)
+        for kind, array in (("image", case.image[0].astype(np.float32)), ("label", case.target)):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / f"{kind}{number}.nii.gz")
+        lines.append(
+            f"c{number},image{number}.nii.gz,label{number}.nii.gz,{'val' if number > 3 else 'train'}"
+        )
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+
+    def make(name: str = "run", **changes) -> tuple[Pipeline, RunFolder]:
+        values = {
+            "name": "balls",
+            "data": {"manifest": str(tmp_path / "cases.csv"), "classes": {"ball": 1}},
+            "system": {"name": "3d-u-net", "size": "tiny"},
+            "compute": {"cores": 1, "device": "cpu"},
+            "track": {"enabled": False},
+        }
+        settings = {"steps": 4, "augment": "none", "precision": "fp32", **changes.pop("train", {})}
+        pipeline = Pipeline(**{**values, **changes}, train=settings)
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir(exist_ok=True)
+        cohort = find_cases(pipeline.data)
+        facts = [{"status": "ok", "reason": "", "content": f"hash-{row.case}"} for row in cohort.rows]
+        save_cohort(cohort, folder, facts)
+        save_plan(plan(classes=[info.as_json() for info in load_cohort(folder).classes]), folder.plan)
+        ingest(pipeline, folder)
+        return pipeline, folder
+
+    return make
+
+
+def test_a_network_is_trained_and_its_folder_says_how(walk: Callable) -> None:
+    pipeline, folder = walk()
+    result = stage.run(pipeline, folder)
+    model = load_model(folder.model)
+    assert model.hash == result.details["model"]
+    assert model.system.name == "3d-u-net"
+    assert result.done == 4
+    assert "4 steps in" in result.line
+    assert "validation Dice" in result.line
+    assert model.facts["scores"]["n"] in (1, 2)
+    assert model.facts["scores"]["per_class"]["ball"]["dice"] == pytest.approx(result.details["val_dice"])
+    assert model.facts["training"]["cases"] == 4
+    assert model.facts["training"]["settings"]["steps"] == 4
+    assert len(model.facts["data_hash"]) == 64
+    assert not folder.checkpoints.exists()
+    assert len(folder.history.read_text().splitlines()) == 4
+
+
+def test_names_of_cases_and_folders_are_not_in_the_model(walk: Callable, tmp_path: Path) -> None:
+    pipeline, folder = walk()
+    stage.run(pipeline, folder)
+    text = (folder.model / "model.json").read_text()
+    assert str(tmp_path) not in text
+    assert '"c0"' not in text
+
+
+def test_the_same_run_again_gives_the_same_model(walk: Callable) -> None:
+    train = {"augment": "default", "steps": 3}
+    hashes = {stage.run(*walk(name, train=train)).details["model"] for name in ("a", "b")}
+    assert len(hashes) == 1
+
+
+def test_an_interrupted_step_is_continued_to_the_same_model(
+    walk: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import signal
+
+    from medseg.train.sampler import Sampler
+
+    pipeline, folder = walk("cut")
+    whole = stage.run(*walk("whole")).details["model"]
+    read = Sampler.batch
+
+    def batch(self, step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, step)
+
+    monkeypatch.setattr(Sampler, "batch", batch)
+    with pytest.raises(Interrupted):
+        stage.run(pipeline, folder)
+    assert not folder.model.exists()
+    monkeypatch.undo()
+    assert stage.run(pipeline, folder).details["model"] == whole
+
+
+def test_training_without_labels_is_said(walk: Callable) -> None:
+    pipeline, folder = walk()
+    listing = folder.path / "prepared.json"
+    listing.write_text(json.dumps({**json.loads(listing.read_text()), "cases": ["c4", "c5"]}))
+    with pytest.raises(UserError, match="no training case has a label"):
+        stage.run(pipeline, folder)
+
+
+def test_a_classical_system_has_nothing_to_train(walk: Callable) -> None:
+    pipeline, folder = walk(system={"name": "threshold-otsu"})
+    result = stage.run(pipeline, folder)
+    assert result.line == "nothing to train: threshold-otsu is computed"
+    assert load_model(folder.model).classical is not None
+    assert not folder.history.exists()
+
+
+def test_a_given_model_is_copied_and_not_trained(walk: Callable) -> None:
+    pipeline, folder = walk("first")
+    digest = stage.run(pipeline, folder).details["model"]
+    given, second = walk("second", predict={"model": str(folder.model)})
+    result = stage.run(given, second)
+    assert "nothing to train: the given 3d-u-net is used" in result.line
+    assert load_facts(second.model)["hash"] == digest == result.details["model"]
+    assert not second.history.exists()
+
+
+def test_starting_from_a_model_takes_the_weights_that_fit_and_names_the_others(
+    walk: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(stage, "say", said.append)
+    pipeline, folder = walk("first")
+    stage.run(pipeline, folder)
+    slow = {"optimizer": {"rate": 1e-12, "weight_decay": 0}, "start_from": str(folder.model), "steps": 1}
+    stage.run(*walk("second", train=slow))
+    assert "44 of 44 weight tensors taken from train.start_from" in said[0]
+    first, second = read_weights(folder.model), read_weights(folder.path.parent / "second" / "model")
+    assert all(np.allclose(first[name], second[name], atol=1e-6) for name in first)
+    said.clear()
+    wider = {"name": "3d-u-net", "size": "tiny", "arguments": {"features": [4, 8, 20]}}
+    stage.run(*walk("third", train=slow, system=wider))
+    assert "new: analysis" in said[0]
+    assert "needed 10" in said[0]
+
+
+def test_starting_from_something_quite_different_is_refused(walk: Callable) -> None:
+    pipeline, folder = walk("first", system={"name": "v-net", "size": "tiny"})
+    stage.run(pipeline, folder)
+    other, second = walk("second", train={"start_from": str(folder.model)})
+    with pytest.raises(UserError, match=r"not one of its \d+ weight tensors fits"):
+        stage.run(other, second)
+    lost, third = walk("third", train={"start_from": str(folder.path / "nowhere")})
+    with pytest.raises(UserError, match="no such model folder"):
+        stage.run(lost, third)
+
+
+def test_deep_supervision_reaches_systems_that_offer_it(
+    walk: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medseg.zoo.build import find
+
+    said: list[str] = []
+    monkeypatch.setattr(stage, "say", said.append)
+    deep = {"deep_supervision": True}
+    pipeline, _ = walk("a", system={"name": "nnunet-plain", "size": "tiny"}, train=deep)
+    assert stage.with_deep_supervision(pipeline, find("nnunet-plain")).arguments == {"deep_supervision": True}
+    pipeline, _ = walk("b", train=deep)
+    assert stage.with_deep_supervision(pipeline, find("3d-u-net")).arguments == {}
+    assert "no outputs for deep supervision" in said[0]
+
+
+def test_cases_are_held_in_memory_only_when_there_is_room(walk: Callable) -> None:
+    from medseg.ingest.cache import prepared_cases
+
+    pipeline, folder = walk()
+    paths = prepared_cases(folder)
+    held = stage.open_cases(paths, pipeline)["c0"]
+    tight = pipeline.model_copy(update={"compute": pipeline.compute.model_copy(update={"ram": "100 kB"})})
+    stored = stage.open_cases(paths, tight)["c0"]
+    box = ([2, 3, 4], [12, 13, 14])
+    assert np.array_equal(held.read_image(*box), stored.read_image(*box))
+    assert isinstance(held._image, np.ndarray)
+    assert not isinstance(stored._image, np.ndarray)
+
+
+def test_the_step_is_done_again_when_seed_or_given_model_change(walk: Callable, tmp_path: Path) -> None:
+    pipeline, folder = walk()
+    before = stage.inputs(pipeline, folder)
+    assert stage.inputs(pipeline, folder) == before
+    reseeded = pipeline.model_copy(update={"compute": pipeline.compute.model_copy(update={"seed": 4})})
+    more_cores = pipeline.model_copy(update={"compute": pipeline.compute.model_copy(update={"cores": 2})})
+    assert stage.inputs(reseeded, folder) != before
+    assert stage.inputs(more_cores, folder) == before

@@ -1,0 +1,151 @@
+"""What each dilated network claims, shown on a small case."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from medseg.zoo.build import build
+from medseg.zoo.dilated.deeplab_v1 import large_fov
+from medseg.zoo.dilated.dilated_context import ContextModule
+from medseg.zoo.encoders.resnet import Residual, ResNet
+from medseg.zoo.layers.pooling import ASPP
+from medseg.zoo.layers.shuffle import voxel_shuffle
+from medseg.zoo.outputs import Outputs
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def reach(module: nn.Module, channels: int, side: int = 101) -> int:
+    """How many positions along an axis the middle output sees."""
+    x = torch.randn(1, channels, side, 3, requires_grad=True)
+    module(x)[0, :, side // 2, 1].sum().backward()
+    seen = (x.grad[0].abs().sum(dim=(0, 2)) > 0).nonzero()
+    return int(seen.max() - seen.min()) + 1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("bottleneck", [True, False])
+def test_dilation_computes_everywhere_what_stride_computes_here_and_there(
+    dims: int, bottleneck: bool
+) -> None:
+    shape = Residual((1, 1, 2, 2), bottleneck=bottleneck, width=2)
+    sparse, dense = ResNet(dims, 1, shape, 32).eval(), ResNet(dims, 1, shape, 8).eval()
+    dense.load_state_dict(sparse.state_dict())
+    x = torch.randn(1, 1, *(64 if dims == 2 else 32,) * dims)
+    every_fourth = (..., *(slice(None, None, 4),) * dims)
+    torch.testing.assert_close(dense(x)[-1][every_fourth], sparse(x)[-1])
+    assert dense.strides == (4, 8, 8, 8)
+
+
+def test_the_large_field_of_view_sees_25_positions_with_a_3x3_kernel() -> None:
+    assert reach(large_fov(2, 2, 64).eval(), 2) == 25
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_summed_classifiers_of_deeplab_v2_see_four_scales(dims: int) -> None:
+    net = build("deeplab-v2", dims=dims, in_channels=1, classes=2, size="tiny").eval()
+    assert [c.dilation[0] for c in net.classifiers] == [6, 12, 18, 24]
+    x = torch.randn(1, 1, *(16,) * dims)
+    features = net.encoder(x)[-1]
+    torch.testing.assert_close(net.scores(x), sum(c(features) for c in net.classifiers))
+
+
+def test_deeplab_v2_takes_the_largest_score_of_its_scales_and_trains_each() -> None:
+    net = build("deeplab-v2", dims=2, in_channels=1, classes=2, size="tiny").train()
+    outputs = net(torch.randn(2, 1, 32, 32))
+    assert isinstance(outputs, Outputs)
+    torch.testing.assert_close(outputs.main, torch.stack(outputs.auxiliary).amax(dim=0))
+    assert outputs.auxiliary_weights == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_image_level_features_reach_every_position(dims: int) -> None:
+    aspp = ASPP(dims, 2, 4, (1,)).eval()
+    x = torch.randn(1, 2, *(9,) * dims)
+    changed = x.clone()
+    changed[(..., *(0,) * dims)] += 5
+    assert ((aspp(x) - aspp(changed)).abs().amax(dim=1) > 0).float().mean() > 0.9
+    for parameter in aspp.image.parameters():
+        nn.init.zeros_(parameter)
+    assert ((aspp(x) - aspp(changed)).abs().amax(dim=1) > 0).sum() <= 2**dims
+
+
+def test_rates_double_with_the_resolution_and_the_last_stage_has_a_multi_grid() -> None:
+    for stride, factor in ((16, 1), (8, 2)):
+        net = build(
+            "deeplab-v3",
+            dims=2,
+            in_channels=1,
+            classes=2,
+            size="tiny",
+            backbone="resnet-tiny-bottleneck",
+            output_stride=stride,
+        )
+        rates = [b[0].dilation[0] for b in net.head.module[0].atrous]
+        assert rates == [6 * factor, 12 * factor, 18 * factor]
+        grid = [unit.path[1][0].dilation[0] for unit in net.encoder.stages[3]]
+        assert grid == [2 * factor, 4 * factor]
+
+
+def test_a_wrong_output_stride_is_refused() -> None:
+    from medseg.core.errors import UserError
+
+    for name in ("deeplab-v3", "deeplab-v3plus"):
+        with pytest.raises(UserError, match="output_stride is 7; it is 8 or 16"):
+            build(name, dims=2, in_channels=1, classes=2, output_stride=7)
+    with pytest.raises(UserError, match="no backbone 'resnet51', did you mean resnet"):
+        build("deeplab-v3", dims=2, in_channels=1, classes=2, backbone="resnet51")
+
+
+def test_the_decoder_of_deeplab_v3plus_sees_single_low_level_positions() -> None:
+    net = build("deeplab-v3plus", dims=2, in_channels=1, classes=2, size="tiny").eval()
+    low, deep = torch.randn(1, 8, 16, 16, requires_grad=True), torch.randn(1, 16, 4, 4)
+    net.head([low, deep])[0, 0, 8, 8].backward()
+    seen = low.grad[0].abs().sum(dim=0) > 0
+    assert seen[8, 8]
+    assert int(seen.sum()) <= 25, "two 3x3 convolutions at a quarter of the image"
+
+
+def test_the_context_module_starts_as_the_identity_and_sees_67_positions() -> None:
+    module = ContextModule(2, 3)
+    scores = torch.rand(1, 3, 12, 12)
+    torch.testing.assert_close(module(scores), scores)
+    for conv in module.convs:
+        nn.init.constant_(conv.weight, 0.01)
+    assert reach(module, 3) == 67
+    large = ContextModule(2, 3, large=True)
+    assert (large(scores) - scores).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_voxel_shuffle_puts_channels_where_they_belong(dims: int) -> None:
+    x = torch.randn(2, 3 * 2**dims, *(3,) * dims)
+    got = voxel_shuffle(x, 2)
+    if dims == 2:
+        assert torch.equal(got, nn.functional.pixel_shuffle(x, 2))
+    else:
+        assert torch.equal(got[:, 1, 0::2, 1::2, 1::2], x[:, 8 + 3])
+    assert got.shape == (2, 3, *(6,) * dims)
+
+
+def test_hybrid_dilation_leaves_no_holes_and_equal_dilation_does() -> None:
+    def covered(rates: tuple[int, ...]) -> float:
+        chain = nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=r, dilation=r, bias=False) for r in rates))
+        for conv in chain:
+            nn.init.ones_(conv.weight)
+        x = torch.zeros(1, 1, 41, 41, requires_grad=True)
+        chain(x)[0, 0, 20, 20].backward()
+        hits = (x.grad[0, 0] != 0).nonzero()
+        low, high = hits.amin(dim=0), hits.amax(dim=0)
+        return len(hits) / float((high - low + 1).prod())
+
+    assert covered((2, 2, 2)) < 0.3
+    assert covered((1, 2, 5)) == 1.0
+    net = build("duc-hdc", dims=2, in_channels=1, classes=2, size="tiny")
+    assert [u.path[1][0].dilation[0] for u in net.encoder.stages[3]] == [5, 9]
+    assert [u.path[1][0].dilation[0] for u in net.encoder.stages[2]] == [1, 2]
