@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from medseg.config import ClassSpec, Data
 from medseg.core.errors import UserError
@@ -77,11 +78,12 @@ def _refuse_contradictions(specs: Mapping[str, ClassSpec], background: int | Non
         raise UserError(f"{len(specs)} classes, more than {MOST_CLASSES}", "data.classes")
 
 
-def side_of(name: str) -> str | None:  # the two literals of ClassInfo.laterality
+def side_of(name: str) -> Literal["left", "right"] | None:
     """The patient's side that a class name speaks of: left, right or None."""
     words = set(re.split(r"[^a-z]+", name.lower()))
-    sides = [side for side in ("left", "right") if side in words]
-    return sides[0] if len(sides) == 1 else None
+    if ("left" in words) == ("right" in words):
+        return None
+    return "left" if "left" in words else "right"
 
 
 def _code(name: str, spec: ClassSpec) -> Code | None:
@@ -105,7 +107,7 @@ def sources_of(
     """
     if row.values is not None:
         return {c.name: row.values[c.name] for c in classes if c.name in row.values}
-    found = {}
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for info in classes:
         spec = data.classes.get(info.name)
         if spec is None:

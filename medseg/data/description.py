@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,7 +68,7 @@ class Description(Section):
     ignore: int | None = Field(None, description="value that no score looks at")
     channels: list[str] = Field(default_factory=list, description="names of the image channels")
     groups: list[Group] = Field(min_length=1, description="where the files lie")
-    split: DescribedSplit = Field(default_factory=DescribedSplit, description="train, val, test")
+    split: DescribedSplit = Field(DescribedSplit(), description="train, val, test")
     patient: str | None = Field(
         None,
         description="regular expression on the image's path in the set; its groups joined are the patient",
@@ -136,8 +137,8 @@ def find(root: Path | None, data: Data, description: Description) -> Found:
             if row.case in rows:
                 raise UserError(f"two files are called case '{row.case}'", f"data set {description.name}")
             rows[row.case] = row
-    found = tuple(_with_blocks(rows, description)[name] for name in sorted(rows))
-    notes = (f"{description.title}; licence {description.licence}",)
+    found: tuple[CaseRow, ...] = tuple(_with_blocks(rows, description)[name] for name in sorted(rows))
+    notes: tuple[str, ...] = (f"{description.title}; licence {description.licence}",)
     if description.split.file and (folder / description.split.file).is_file():
         found, more = read_split_file(found, folder / description.split.file)
         notes += more
@@ -246,8 +247,6 @@ def _patient(path: str, case: str, description: Description) -> str:
 
 def _with_blocks(rows: Mapping[str, CaseRow], description: Description) -> dict[str, CaseRow]:
     """Cases with the split of the block they lie in; `a..b` covers every case between the two names."""
-    from dataclasses import replace
-
     done = dict(rows)
     for split, blocks in description.split.blocks.items():
         for block in blocks:

@@ -253,7 +253,9 @@ def fold_number(word: str, place: str, faults: list[str]) -> int | None:
 
 def _given_twice(rows: Sequence[CaseRow]) -> list[str]:
     """Two lines with one case name, in any spelling a file system could mix up; or one image under two names."""
-    faults, by_name, by_image = [], {}, {}
+    faults: list[str] = []
+    by_name: dict[str, CaseRow] = {}
+    by_image: dict[tuple[tuple[str, ...], ...], CaseRow] = {}
     for row in rows:
         first = by_name.setdefault(row.case.casefold(), row)
         if first is not row:

@@ -175,7 +175,9 @@ def refuse_strange(
     if row.rest_is_background or data.unnamed == "background":
         return
     for column, found in counts.items():
-        named = {value for other, values in sources.values() if other == column for value in values}
+        named: set[int | None] = {
+            value for other, values in sources.values() if other == column for value in values
+        }
         # Another label map than the main one always has 0 where its classes are not.
         named |= {data.background, data.ignore} if column == "label" else {0, data.background, data.ignore}
         rest = {value: count for value, count in found.items() if value not in named}

@@ -12,8 +12,10 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ class PreparedCase:
     facts: Mapping[str, Any]
     _image: Any
     _target: Any
+    _reading: Any = field(default_factory=threading.Lock)
 
     def read_image(self, low: Sequence[int], high: Sequence[int]) -> Array:
         """The box [low, high) as (C, *box) float16 (float32 where numbers are large); 0 beyond the edges."""
@@ -105,7 +108,9 @@ class PreparedCase:
         if any(part.start >= part.stop for part in inside):
             size = [hi - lo for lo, hi in zip(low, high)]
             return _read_only(np.full((*store.shape[:lead], *size), beyond, store.dtype))
-        values = store[(*(slice(None),) * lead, *inside)]
+        # A compressed array unpacks through one context: two threads in it at once would mix their blocks.
+        with nullcontext() if isinstance(store, np.ndarray) else self._reading:
+            values = store[(*(slice(None),) * lead, *inside)]
         margins = [(p.start - lo, hi - p.stop) for p, lo, hi in zip(inside, low, high)]
         if any(m != (0, 0) for m in margins):
             values = np.pad(values, [(0, 0)] * lead + margins, constant_values=beyond)
@@ -193,6 +198,12 @@ def is_current(path: Path, key: str) -> bool:
         return bool(read_json(path / "case.json")["key"] == key)
     except (UserError, KeyError, TypeError):
         return False
+
+
+def remove_leftovers(place: Path) -> None:
+    """Removes what a killed run left half done under temporary names."""
+    for part in place.glob(".part-*"):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def prepared_folder(folder: RunFolder, key: str) -> Path:

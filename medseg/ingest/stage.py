@@ -62,11 +62,12 @@ def prepare_all(
     """Prepares `rows` in threads; a failing case is named and the others go on."""
     from threadpoolctl import threadpool_limits
 
-    from medseg.ingest.cache import plan_key, prepared_folder
+    from medseg.ingest.cache import plan_key, prepared_folder, remove_leftovers
     from medseg.jobs.executor import map_cases
 
     key = plan_key(plan, label_facts(pipeline))
     place = prepared_folder(folder, key)
+    remove_leftovers(place)
     made: dict[str, str] = {}
     failed: dict[str, str] = {}
     # One thread a case: matrix products that start threads of their own would only wait for each other.

@@ -33,7 +33,7 @@ def encode(seg: Segmentation, plan: Plan) -> npt.NDArray[np.uint8]:
     if plan.overlapping:
         return _encode_regions(seg, plan)
     labels = seg.labels
-    values, counts = _values(labels)
+    values, counts = label_values(labels)
     table = {info.index: position + plan.background for position, info in enumerate(classes_of(plan))}
     if plan.background:
         table.setdefault(0, 0)
@@ -77,7 +77,8 @@ def _encode_regions(seg: Segmentation, plan: Plan) -> npt.NDArray[np.uint8]:
     return target
 
 
-def _values(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def label_values(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The values of a label map, ascending, and how many voxels have each."""
     if labels.dtype == np.uint8:
         counts = np.bincount(labels.ravel(order="K"), minlength=256)
         values = np.flatnonzero(counts)

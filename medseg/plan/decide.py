@@ -78,7 +78,9 @@ def _data_facts(
         "crop": why_crop,
         "image_order": why_order,
         "mirror_axes": why_mirror,
-        "volume_ml": f"smallest and largest in {len(fingerprint.cases)} training cases",
+        "volume_ml": f"smallest and largest in {len(fingerprint.cases)} training cases"
+        if facts["volume_ml"]
+        else "pixels have no volume",
     }
     return facts, reasons
 
@@ -127,7 +129,7 @@ def _proposed(
     cost = _cost(system, facts, dict(system.arguments))
     planned = is_planned(system.name)
     patch, batch = choose_patch(shape, spacing, cost, budget, [4] * dims if planned else None)
-    reasons = {"patch_size": f"about equal edges in mm, {budget.reason}", "batch_size": budget.reason}
+    reasons = {"patch_size": f"about equal edges, {budget.reason}", "batch_size": budget.reason}
     topology: dict[str, Any] = {}
     if planned:
         topology, _, patch = planned_arguments(system, spacing, patch, dims)

@@ -66,12 +66,12 @@ def median_spacing(fingerprint: Fingerprint) -> tuple[np.ndarray, str]:
     return target, reason
 
 
-def coarsen(spacing: Sequence[float], field_mm: Sequence[float], limit: float) -> np.ndarray:
+def coarsen(spacing: np.ndarray, field_mm: np.ndarray, limit: float) -> np.ndarray:
     """Widens the finest axes first until the field of view has at most `limit` voxels."""
-    spacing = np.array(spacing, dtype=np.float64)
-    while np.prod(np.asarray(field_mm) / spacing) > limit:
-        spacing[spacing < spacing.min() * 1.02] *= 1.02
-    return spacing
+    wider = np.array(spacing, dtype=np.float64)
+    while np.prod(field_mm / wider) > limit:
+        wider[wider < wider.min() * 1.02] *= 1.02
+    return wider
 
 
 def decide_crop(setting: str, modality: str, fingerprint: Fingerprint) -> tuple[str, str]:
@@ -121,5 +121,5 @@ def decide_mirror(
     return axes, why
 
 
-def _short(spacing: Sequence[float]) -> str:
+def _short(spacing: Sequence[float] | np.ndarray) -> str:
     return "x".join(f"{s:.3g}" for s in spacing) + " mm"

@@ -52,8 +52,7 @@ def plan_nnunet(
     target = target_spacing(spacings, shapes)
     first = int(np.argmax(target))
     forward = [first, *(axis for axis in range(3) if axis != first)]
-    resampled = [new_shape(shape, spacing, target) for shape, spacing in zip(shapes, spacings)]
-    median = np.median(resampled, axis=0)[forward]
+    median = np.median(resampled_shape(shapes, spacings, target), axis=0)[forward]
     task = _Task(fingerprint, PLANNERS[planner], memory_gb)
     return {
         "original_median_spacing_after_transp": np.median(spacings, axis=0)[forward].tolist(),
@@ -76,9 +75,9 @@ def target_spacing(spacings: Vector, shapes: Vector) -> Vector:
     return target
 
 
-def new_shape(shape: Sequence[float], spacing: Sequence[float], target: Sequence[float]) -> list[int]:
-    """Voxels after resampling, halves rounded to even."""
-    return [round(float(s / t * n)) for n, s, t in zip(shape, spacing, target)]
+def resampled_shape(shapes: Vector, spacings: Vector, target: Vector) -> Vector:
+    """Voxels after resampling, one row a case, halves rounded to even."""
+    return np.rint(spacings / target * shapes)
 
 
 class _Task:

@@ -98,7 +98,7 @@ def in_words(plan: Plan, pipeline: Pipeline) -> str:
     return (
         f"{grid}, patches of {patch}, {plan.batch_size} a step; a step takes about "
         f"{cost['step_seconds']:.2g} s and {cost['train_ram_bytes'] / 1e9:.1f} GB, "
-        f"training about {cost['train_minutes']:.2g} min{few}"
+        f"training about {cost['train_minutes']:.2g} min, predicting {cost['predict_seconds']:.2g} s a case{few}"
     )
 
 
@@ -107,13 +107,13 @@ def _rows_to_measure(cohort: Any, kind: str) -> list[Any]:
 
     rows = [row for row in cases_of(cohort, "train") if row.labels]
     if not rows and kind == "classical":
-        rows = cases_of(cohort, "all")
+        rows = list(cases_of(cohort, "all"))
     if not rows:
         raise UserError(
             "no case for training has a label",
             hint="add labels, or predict with a trained model: predict.model (--model)",
         )
-    return list(rows)
+    return rows
 
 
 def _classes_of_method(pipeline: Pipeline, fingerprint: Any) -> list[dict[str, Any]]:

@@ -83,47 +83,40 @@ def window_bytes(net: nn.Module, channels: int, patch: Sequence[int]) -> int:
     small = [min(f, max(m, -(-f // (4 * m)) * m)) for f, m in zip(full, multiples)]
     parameter = next(net.parameters(), torch.empty(0))
     window = torch.zeros((1, channels, *small), device=parameter.device)
-    held = _live_bytes()
+    held = _Held()
+    hooks = [m.register_forward_hook(held.look) for m in net.modules() if not list(m.children())]
     try:
-        with torch.no_grad(), held:
+        with torch.no_grad():
             net(window)
     except (RuntimeError, ValueError):
         return 0
+    finally:
+        for hook in hooks:
+            hook.remove()
     return int(held.peak * SCRATCH * prod(full) / prod(small))
 
 
-def _live_bytes() -> Any:
-    """A dispatch mode that adds up the storages alive and remembers the most (`peak`)."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+class _Held:
+    """Adds up the tensors that go in and out of layers while they are alive, and remembers the most."""
 
-    class LiveBytes(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.now = self.peak = 0
-            self.known: set[int] = set()
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.known: set[int] = set()
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(tensor, torch.Tensor):
-                    self.add(tensor.untyped_storage())
-            return out
+    def look(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        for tensor in (*inputs, output):
+            # Views and layers that work in place share their storage, which counts once.
+            key = tensor.untyped_storage().data_ptr() if hasattr(tensor, "untyped_storage") else 0
+            if key and key not in self.known:
+                self.known.add(key)
+                self.now += tensor.untyped_storage().nbytes()
+                weakref.finalize(tensor, self.drop, key, tensor.untyped_storage().nbytes())
+        self.peak = max(self.peak, self.now)
 
-        def add(self, storage: Any) -> None:
-            key = storage._cdata
-            if key in self.known:
-                return
-            self.known.add(key)
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self.drop, key, storage.nbytes())
-
-        def drop(self, key: int, size: int) -> None:
-            self.known.discard(key)
+    def drop(self, key: int, size: int) -> None:
+        if key in self.known:
+            self.known.remove(key)
             self.now -= size
-
-    return LiveBytes()
 
 
 def budget_bytes(compute: Compute) -> int:

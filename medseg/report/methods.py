@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg.config import Pipeline
+from medseg.config import Pipeline, Plan
 from medseg.report.gather import Sheet
 
 
@@ -16,16 +16,10 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
             + ", ".join(f"{n} {name}" for name, n in cases.items() if n)
             + f"; split by {pipeline.data.split.by}, seed {pipeline.data.split.seed}."
         )
-    if plan is not None and plan.spacing_mm:
-        grid = " x ".join(f"{s:.3g}" for s in plan.spacing_mm)
-        parts.append(
-            f"Images were oriented to RAS, resampled to {grid} mm (spline order {plan.image_order}) and scaled ({', '.join(i.scheme for i in plan.intensity)})."
-        )
-    elif plan is not None:
-        parts.append(
-            f"Images were used at their own pixel size and scaled ({', '.join(i.scheme for i in plan.intensity)})."
-        )
-    count = sheet.model.get("parameters")
+    learnt = sheet.model.get("kind") == "network"
+    if learnt and plan is not None:
+        parts.append(_preparation(plan))
+    count = (sheet.model.get("weights") or {}).get("parameters")
     size = f" with {count / 1e6:.2f} million parameters" if isinstance(count, int | float) and count else ""
     parts.append(f"System: {sheet.name}{size}.")
     if plan is not None and sheet.history:
@@ -36,9 +30,10 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
             f"{' x '.join(str(p) for p in plan.patch_size)}, batch {plan.batch_size}, loss {_loss(train.loss)}, {rate}, "
             f"augmentation {train.augment if isinstance(train.augment, str) else 'as in the pipeline file'}."
         )  # fmt: skip
-    parts.append(
-        f"Prediction: sliding windows with {pipeline.predict.overlap:.0%} overlap and Gaussian weights, on the cases' own grids."
-    )
+    if learnt:
+        parts.append(
+            f"Prediction: sliding windows with {pipeline.predict.overlap:.0%} overlap and Gaussian weights, on the cases' own grids."
+        )
     if sheet.scores:
         against = sheet.scores.get("reference", "label")
         what = "reference labels" if against == "label" else f"masks of {against} (agreement, not truth)"
@@ -47,6 +42,14 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
         )
     parts.append(f"Software: medseg {version}.")
     return " ".join(parts)
+
+
+def _preparation(plan: Plan) -> str:
+    schemes = ", ".join(i.scheme for i in plan.intensity)
+    if not plan.spacing_mm:
+        return f"Images were used at their own pixel size and scaled ({schemes})."
+    grid = " x ".join(f"{s:.3g}" for s in plan.spacing_mm)
+    return f"Images were oriented to RAS, resampled to {grid} mm (spline order {plan.image_order}) and scaled ({schemes})."
 
 
 ONLY_PEOPLE_KNOW = (

@@ -39,7 +39,7 @@ def render(pipeline: Pipeline, folder: RunFolder, sheets: list[Sheet]) -> str:
         title=pipeline.report.title or pipeline.name.replace("_", " "), made=time.strftime("%Y-%m-%d %H:%M"),
         curves=draw_curves({s.name: s.history for s in sheets}), columns=_columns(pipeline, sheets), headings=COLUMNS,
         methods=[methods_text(pipeline, s, split, medseg.__version__) for s in sheets], people=ONLY_PEOPLE_KNOW,
-        colours=_colours(sheets), failed=_failed(folder, sheets), cost=_cost(sheets),
+        colours=_colours(sheets), failed=_failed(folder, sheets), cost=_cost(sheets), comparisons=_comparisons(sheets),
     )  # fmt: skip
 
 
@@ -98,3 +98,13 @@ def _cost(sheets: list[Sheet]) -> list[tuple[str, str, str, str]]:
                 (sheet.name, step, duration(facts["seconds"]), f"{facts['peak_ram_bytes'] / 1e9:.2f} GB")
             )
     return list(dict.fromkeys(rows))
+
+
+def _comparisons(sheets: list[Sheet]) -> list[dict[str, Any]]:
+    """Paired differences of every two systems, where several were scored."""
+    tables = {sheet.name: sheet.folder.scores_table for sheet in sheets if sheet.scores.get("per_class")}
+    if len(tables) < 2:
+        return []
+    from medseg.score.compare import compare_systems
+
+    return compare_systems(tables)

@@ -142,6 +142,17 @@ def test_gamma_keeps_mean_and_spread_and_inverting_bends_the_other_way():
     assert plain[middle].mean() < inverted[middle].mean()
 
 
+def test_a_truncated_field_of_view_is_background_outside_or_ignored_where_there_is_none():
+    images, targets = torch.rand(1, 2, 12, 12, 12), torch.ones(1, 12, 12, 12, dtype=torch.uint8)
+    for background, outside in ((True, 0), (False, 255)):
+        plan = _plan().model_copy(update={"background": background})
+        augmenter = build_augmenter({"truncate": {"probability": 1, "share": [0.3, 0.4], "each": 1.0}}, plan)
+        x, y = augmenter(images, targets, np.random.default_rng(0))
+        assert set(y.unique().tolist()) == {1, outside}
+        assert (x[0, 0][y[0] == outside] == images[0, 0].min()).all()
+        assert torch.equal(x[0, 0][y[0] == 1], images[0, 0][y[0] == 1])
+
+
 def test_a_constant_patch_survives_every_change():
     images, targets = torch.zeros(1, 2, 8, 8, 8), torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
     every = build_augmenter(dict.fromkeys(OWN, 1.0), _plan())

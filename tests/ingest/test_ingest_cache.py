@@ -55,6 +55,23 @@ def test_boxes_are_read_back_as_they_were_stored(tmp_path, keep, shape, regions)
     assert (case.read_target(low, high) == target[(..., *box)]).all()
 
 
+def test_several_threads_read_one_compressed_case(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    image, _ = _stored(tmp_path / "a", (96, 96, 64))
+    case = open_prepared(tmp_path / "a")
+    rng = np.random.default_rng(0)
+    lows = [tuple(int(n) for n in rng.integers(0, 32, 3)) for _ in range(60)]
+
+    def wrong(low):
+        high = [n + 32 for n in low]
+        expected = image[(slice(None), *(slice(a, b) for a, b in zip(low, high)))]
+        return np.abs(case.read_image(low, high) - expected).max() > 2e-3
+
+    with ThreadPoolExecutor(4) as pool:
+        assert not any(pool.map(wrong, lows))
+
+
 def test_beyond_the_edges_lie_zeros_and_background(tmp_path):
     image, target = _stored(tmp_path / "a")
     case = open_prepared(tmp_path / "a")
@@ -203,6 +220,15 @@ def test_half_a_case_is_made_again(cohort):
     cohort.again()
     (cache.prepared_cases(cohort.folder)["case2"] / "case.json").unlink()
     assert cohort.again().details["new"] == 1
+
+
+def test_what_a_killed_run_left_is_removed(cohort):
+    cohort.again()
+    place = cache.prepared_cases(cohort.folder)["case0"].parent
+    (place / ".part-left").mkdir()
+    (place / ".part-left" / "image.b2nd").write_bytes(b"half")
+    cohort.again()
+    assert not (place / ".part-left").exists()
 
 
 def test_a_bad_case_is_counted_and_the_others_go_on(cohort):

@@ -12,7 +12,14 @@ import SimpleITK as sitk
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Segmentation
-from medseg.io.doors import content_hash, read_geometry, read_image, read_segmentation, write_array, write_segmentation
+from medseg.io.doors import (
+    content_hash,
+    read_geometry,
+    read_image,
+    read_segmentation,
+    write_array,
+    write_segmentation,
+)
 
 RAS_LPS = np.array([-1.0, -1.0, 1.0])
 
@@ -68,7 +75,9 @@ def test_channels_are_read_when_the_caller_says_so(tmp_path, name):
     np.testing.assert_array_equal(read_image(path, channels=True).array, array)
     with pytest.raises(UserError, match="holds 3 values a voxel"):
         read_image(path)
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose(3, 2, 1, 0), array)
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose(3, 2, 1, 0), array
+    )
 
 
 @pytest.mark.parametrize("name", ["Größe 肺 (1).nrrd", "Größe 肺 (1).mha", "имя файла.nii.gz"])

@@ -82,7 +82,9 @@ def test_masks_are_written_in_the_classes_colours_and_read_back(tmp_path):
 def test_label_values_above_255_need_and_get_sixteen_bits(tmp_path):
     labels = np.array([[0, 300], [70, 1000]], dtype=np.int32)
     seg = Segmentation(labels, Geometry.pixels(labels.shape), (ClassInfo("x", 300, (1, 1, 1)),))
-    np.testing.assert_array_equal(read_segmentation(write_segmentation(seg, tmp_path / "m.png")).labels, labels)
+    np.testing.assert_array_equal(
+        read_segmentation(write_segmentation(seg, tmp_path / "m.png")).labels, labels
+    )
 
 
 def test_a_grey_mask_stored_as_colours_is_read_and_a_coloured_one_refused(tmp_path):
@@ -130,7 +132,9 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", 200_000, 200_000, 8, 0, 0, 0, 0))
-    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b""))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    )
     with pytest.raises(UserError, match=r"claims 160 GB|is damaged"):
         read_image(tmp_path / "bomb.png")
 

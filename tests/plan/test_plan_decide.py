@@ -20,6 +20,13 @@ from medseg.zoo.build import find
 CLASSES = (ClassInfo("left lung", 1, (0, 0, 0), laterality="left"), ClassInfo("heart", 2, (0, 0, 0)))
 
 
+@pytest.fixture(autouse=True)
+def _known_speed(request, monkeypatch):
+    """No measuring of the machine, except where the estimate itself is tested."""
+    if "real_one" not in request.node.name:
+        monkeypatch.setattr(decide_module, "measured_flops", lambda device: 1e11)
+
+
 def _pipeline(system="3d-u-net", size="tiny", modality="ct", **sections):
     return Pipeline.model_validate(
         {

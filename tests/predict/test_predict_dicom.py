@@ -108,7 +108,7 @@ def test_a_real_chest_ct_gets_two_lungs_by_the_classical_method(shared_data: Pat
     """The method's own values are others than the plan's: classes are matched by their names."""
     model = save_lung_threshold(tmp_path / "model")
     series = shared_data / "chest_ct_dicom" / "thorax_siemens_sensation10_8mm"
-    settings: Any = Pipeline.model_validate({"name": "predict", "system": "from-model"})
+    settings: Any = Pipeline.model_validate({"name": "predict", "system": "from-model", "compute": {"cores": 1}})
     result = predict_folder(model, series, tmp_path / "out", settings)
     assert result.done == 1
     facts = next(json.loads(p.read_text()) for p in (tmp_path / "out").glob("*.json"))
@@ -130,7 +130,7 @@ def test_no_name_of_a_patient_reaches_the_masks_facts(shared_data: Path, tmp_pat
     geometry = GRIDS[0]
     write_ct_series(body(geometry), geometry, tmp_path / "Export" / "s1", patient="CanaryNameXYZ")
     model = save_lung_threshold(tmp_path / "model")
-    settings: Any = Pipeline.model_validate({"name": "predict", "system": "from-model"})
+    settings: Any = Pipeline.model_validate({"name": "predict", "system": "from-model", "compute": {"cores": 1}})
     result = predict_folder(model, tmp_path / "Export", tmp_path / "out", settings)
     texts = [p.read_text() for p in (tmp_path / "out").glob("*.json")]
     assert len(texts) == 1

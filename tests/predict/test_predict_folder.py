@@ -61,7 +61,7 @@ def save_image(path: Path, seed: int = 0, codes: str = "LPS") -> Path:
 
 
 def settings(**sections: Any) -> Pipeline:
-    return Pipeline.model_validate({"name": "predict", "system": "from-model", **sections})
+    return Pipeline.model_validate({"name": "predict", "system": "from-model", "compute": {"cores": 1}, **sections})
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_overlapping_classes_get_a_mask_each(tmp_path: Path) -> None:
 def test_a_case_that_does_not_fit_into_memory_is_refused_with_numbers(model: Path, tmp_path: Path) -> None:
     image = save_image(tmp_path / "scan.nii.gz")
     with pytest.raises(UserError, match="not one of 1 cases") as caught:
-        predict_folder(model, image, tmp_path / "out", settings(compute={"ram": "20 MB"}))
+        predict_folder(model, image, tmp_path / "out", settings(compute={"ram": "20 MB", "cores": 1}))
     assert "GB of memory, 0.02 GB may be used" in str(caught.value)
 
 

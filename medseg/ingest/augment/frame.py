@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg.config import Plan
+from medseg.ingest.targets import IGNORED
 
 ANISOTROPY = 3.0
 """From this ratio of patch edges on, rotations stay in the plane of the fine axes (nnU-Net's rule)."""
@@ -15,7 +16,7 @@ ANISOTROPY = 3.0
 class Frame:
     """shape: voxels (*S). spacing: per axis. channels: C. mirror_axes: axes along which mirroring keeps the meaning.
 
-    coarse: the axis that takes no part in rotations, or None.
+    coarse: the axis that takes no part in rotations, or None. outside: target value where there is no image.
     """
 
     shape: tuple[int, ...]
@@ -23,6 +24,7 @@ class Frame:
     channels: int
     mirror_axes: tuple[int, ...]
     coarse: int | None = None
+    outside: int = 0
 
     @property
     def ndim(self) -> int:
@@ -45,4 +47,5 @@ def frame_of(plan: Plan, shape: Sequence[int], channels: int) -> Frame:
     coarse = None
     if len(shape) == 3 and max(shape) / min(shape) > ANISOTROPY:
         coarse = list(shape).index(min(shape))
-    return Frame(tuple(int(n) for n in shape), spacing, channels, tuple(plan.mirror_axes), coarse)
+    outside = 0 if plan.background or plan.overlapping else IGNORED
+    return Frame(tuple(int(n) for n in shape), spacing, channels, tuple(plan.mirror_axes), coarse, outside)

@@ -18,18 +18,7 @@ from medseg.zoo.encoders.vgg import VGG, VGG16, WIDTHS
 from medseg.zoo.layers.conv import plain_conv
 from medseg.zoo.layers.heads import BackboneNet, OnLast
 from medseg.zoo.layers.initial import kaiming
-
-
-def large_fov(dims: int, inputs: int, hidden: int) -> nn.Sequential:
-    """fc6 as a 3x3 convolution of dilation 12, fc7 as 1x1, each with ReLU and dropout 0.5."""
-    return nn.Sequential(
-        plain_conv(dims, inputs, hidden, 3, dilation=12),
-        nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
-        plain_conv(dims, hidden, hidden, 1),
-        nn.ReLU(inplace=True),
-        nn.Dropout(0.5),
-    )
+from medseg.zoo.layers.large_fov import large_fov
 
 
 class DeepLabV1(BackboneNet):

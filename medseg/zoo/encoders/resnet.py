@@ -39,9 +39,10 @@ class Unit(nn.Module):
     """A residual unit, basic or bottleneck; the shortcut is projected where shape changes."""
 
     def __init__(
-        self, dims: int, inputs: int, inner: int, shape: Residual, stride: int, dilation: int
+        self, dims: int, inputs: int, inner: int, shape: Residual, stride: int, rates: tuple[int, int]
     ) -> None:
         super().__init__()
+        dilation, after = rates  # of the convolution that may have the stride, and of one after it
         bare = Style("batch", "none")
         if shape.bottleneck:
             outputs = 4 * inner
@@ -54,7 +55,7 @@ class Unit(nn.Module):
             outputs = inner
             self.path = nn.Sequential(
                 ConvNormAct(dims, inputs, inner, 3, stride=stride, dilation=dilation),
-                ConvNormAct(dims, inner, outputs, 3, bare, dilation=dilation),
+                ConvNormAct(dims, inner, outputs, 3, bare, dilation=after),
             )
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else ConvNormAct(dims, inputs, outputs, 1, bare, stride=stride)
@@ -97,7 +98,8 @@ class ResNet(nn.Module):
             inner = width * 2 ** (number - 2)
             units = nn.Sequential()
             for i, rate in enumerate(rates):
-                units.append(Unit(dims, inputs, inner, shape, step if i == 0 else 1, rate))
+                after = dilation if i == 0 and rate == before else rate
+                units.append(Unit(dims, inputs, inner, shape, step if i == 0 else 1, (rate, after)))
                 inputs = inner * 4 if shape.bottleneck else inner
             self.stages.append(units)
             self.strides, self.channels = (*self.strides, stride), (*self.channels, inputs)

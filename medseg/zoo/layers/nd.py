@@ -52,13 +52,13 @@ BATCH_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
 
 
 def make_norm(name: str, dims: int, channels: int) -> nn.Module:
-    """A norm layer by name: batch, instance, group (32 groups, or fewer if they do not divide) or none."""
+    """A norm layer by name: batch, instance, group (32 groups of at least two channels, or fewer) or none."""
     if name == "batch":
         return BATCH_NORM[dims](channels)
     if name == "instance":
         return INSTANCE_NORM[dims](channels, affine=True)
     if name == "group":
-        groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
+        groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and (channels > g or g == 1))
         return nn.GroupNorm(groups, channels)
     if name == "none":
         return nn.Identity()

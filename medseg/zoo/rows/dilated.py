@@ -103,4 +103,35 @@ ROWS = (
             "tiny": {"backbone": "xception-tiny", "channels": 16},
         },
     ),
+    _row(
+        "dense-aspp",
+        "DenseASPP",
+        2018,
+        "doi:10.1109/CVPR.2018.00388",
+        "dense_aspp:DenseASPP",
+        params=8_280_000,
+        params_source="counted in the authors' code with DenseNet-121",
+        params_form={"dims": 2, "in_channels": 3, "classes": 19},
+        sizes={
+            "paper": {},
+            "densenet161": {"backbone": "densenet161", "widths": (512, 128)},
+            "small": {"backbone": "densenet-small", "widths": (64, 32)},
+            "tiny": {"backbone": "densenet-tiny", "widths": (8, 4)},
+        },
+    ),
+    _row(
+        "enet",
+        "ENet",
+        2016,
+        "arXiv:1606.02147",
+        "enet:ENet",
+        params=370_000,
+        params_source="section 5 of the paper, rounded",
+        params_form={"dims": 2, "in_channels": 3, "classes": 19},
+        aliases=("e-net",),
+        waived={
+            "published_count": "the layers of the paper's table 1 add up to 0.36 M, which it gives as 0.37 M"
+        },
+        sizes={"paper": {}, "small": {}, "tiny": {"widths": (6, 8, 16)}},
+    ),
 )

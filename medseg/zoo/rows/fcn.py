@@ -30,4 +30,24 @@ def _fcn(stride: int, count: int) -> Card:
     )
 
 
-ROWS = (_fcn(32, 134_350_000), _fcn(16, 134_360_000), _fcn(8, 134_360_000))
+ROWS = (
+    _fcn(32, 134_350_000),
+    _fcn(16, 134_360_000),
+    _fcn(8, 134_360_000),
+    Card(
+        name="parsenet",
+        title="ParseNet",
+        task="semantic",
+        dims=(2, 3),
+        family="fcn",
+        paper="arXiv:1506.04579",
+        year=2015,
+        at=f"{HOME}.parsenet:ParseNet",
+        aliases=("parse-net",),
+        sizes={
+            "paper": {},
+            "small": {"widths": (16, 32, 64, 128, 128), "hidden": 128},
+            "tiny": {"widths": (4, 6, 8, 8, 8), "hidden": 8},
+        },
+    ),
+)

@@ -1,0 +1,162 @@
+"""Whole prediction of one large CT, medseg beside nnU-Net: CPU and wall seconds part by part, and peak memory.
+
+    python benchmarks/predict_ct.py [--classes 25] [--slices 400] [--precision auto] [--threads 1]
+    python benchmarks/predict_ct.py --peer PYTHON [--peer-export default|torch]
+
+A synthetic 512 x 512 x 400 CT of int16 at 0.8 x 0.8 x 1.0 mm; network grid 1.5 mm, windows of 128, a plain U-Net of 16..128
+features with random weights, overlap one half, no mirroring, no files. PYTHON is an interpreter that has nnunetv2
+2.8 installed; it is given the same image and the same network. Each side runs in a process of its own, one
+after the other; compare ratios of one call only. Prints one JSON line a side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FEATURES = [16, 32, 64, 128, 128]
+SPACING_ZYX = (1.0, 0.8, 0.8)
+PATCH = [128, 128, 128]
+HU = {"low": -900.0, "high": 900.0, "mean": 100.0, "sd": 120.0}
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def peak_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def synthetic_ct(slices: int) -> Any:
+    """(z, y, x) int16: an elliptic body of 40 HU in air, noise of 20 HU."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    y, x = np.ogrid[-1:1:512j, -1:1:512j]
+    body = np.where((y / 0.7) ** 2 + (x / 0.9) ** 2 < 1, 40, -1000)
+    out = np.empty((slices, 512, 512), np.int16)
+    for plane in out:
+        plane[...] = body + rng.standard_normal((512, 512), dtype=np.float32) * 20
+    return out
+
+
+class Clock:
+    """CPU and wall seconds of named parts."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, dict[str, float]] = {}
+
+    def add(self, name: str, cpu: float, wall: float) -> None:
+        part = self.parts.setdefault(name, {"cpu_s": 0.0, "wall_s": 0.0})
+        part["cpu_s"] = round(part["cpu_s"] + cpu, 2)
+        part["wall_s"] = round(part["wall_s"] + wall, 2)
+
+    def timed(self, name: str, call: Any, *args: Any) -> Any:
+        cpu, wall = cpu_seconds(), time.time()
+        got = call(*args)
+        self.add(name, cpu_seconds() - cpu, time.time() - wall)
+        return got
+
+
+def ours(args: argparse.Namespace) -> dict[str, Any]:
+    """medseg: the parts are prepare, windows (the network alone) and way back (blending, resampling, labels)."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(args.threads)
+    from medseg.config import IntensityPlan, Plan, Predict, System
+    from medseg.core.case import Image
+    from medseg.core.geometry import Geometry
+    from medseg.core.segmentation import ClassInfo, default_colour
+    from medseg.ingest.prepare import prepare_image
+    from medseg.model.folder import Model
+    from medseg.predict.case import Predictor
+    from medseg.predict.engines.eager import Eager
+    from medseg.predict.memory import estimate, held_bytes, window_bytes
+    from medseg.zoo.build import build
+
+    torch.manual_seed(0)
+    net = build("nnunet-plain", dims=3, in_channels=1, classes=args.classes, features_per_stage=FEATURES, strides=[1, 2, 2, 2, 2],
+                kernel_sizes=[3] * 5, blocks_per_stage=[2] * 5, decoder_convs=[2] * 4, deep_supervision=False).eval()  # fmt: skip
+    classes = tuple(ClassInfo(f"class {n}", n, default_colour(n)) for n in range(1, args.classes))
+    scheme = IntensityPlan(scheme="ct", low=HU["low"], high=HU["high"], shift=HU["mean"], scale=HU["sd"])
+    plan = Plan(dims=3, in_channels=1, classes=[c.as_json() for c in classes], out_channels=args.classes,
+                spacing_mm=[1.5] * 3, intensity=[scheme], image_order=3, patch_size=PATCH, batch_size=1)  # fmt: skip
+    model = Model(net, None, plan, classes, System(name="nnunet-plain"), "0" * 64, {})
+    ct = synthetic_ct(args.slices).transpose(2, 1, 0)[None]
+    image = Image(ct, Geometry.from_spacing(ct.shape[1:], SPACING_ZYX[::-1]))
+    predictor, clock = Predictor(model, Predict(precision=args.precision)), Clock()
+    need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(net, 1, PATCH))
+    announced = (held_bytes() + need.total - need.image) / 1e9
+    plain = Eager.__call__
+    Eager.__call__ = lambda self, windows: clock.timed("windows", plain, self, windows)  # type: ignore[method-assign]
+    cpu, wall = cpu_seconds(), time.time()
+    prepared = clock.timed("prepare", prepare_image, image, plan)
+    labels, _ = predictor.segment_prepared(prepared)
+    total = {"cpu_s": round(cpu_seconds() - cpu, 1), "wall_s": round(time.time() - wall, 1)}
+    rest = {k: round(total[k] - sum(p[k] for p in clock.parts.values()), 1) for k in total}
+    return {"what": "medseg", **clock.parts, "way back": rest, "total": total, "peak_gb": round(peak_gb(), 2),
+            "announced_gb": round(announced, 2), "engine": predictor.engine, "network_grid": prepared.geometry.shape,
+            "labels": int(np.count_nonzero(labels))}  # fmt: skip
+
+
+def describe() -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count()}
+    for name in ("torch", "numpy", "nnunetv2"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    cpu = Path("/proc/cpuinfo")
+    if cpu.exists():
+        lines = cpu.read_text().splitlines()
+        found["cpu"] = next((row.split(":")[1].strip() for row in lines if row.startswith("model name")), "")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classes", type=int, default=25)
+    parser.add_argument("--slices", type=int, default=400)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--peer", help="a Python interpreter that has nnunetv2 installed")
+    parser.add_argument("--peer-export", default="default", choices=["default", "torch"])
+    parser.add_argument("--side", choices=["ours"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side == "ours":
+        print(
+            json.dumps(
+                {**ours(args), "classes": args.classes, "threads": args.threads, "machine": describe()}
+            )
+        )
+        return
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    given = ["--classes", str(args.classes), "--slices", str(args.slices), "--threads", str(args.threads)]
+    command = [sys.executable, __file__, "--side", "ours", "--precision", args.precision, *given]
+    subprocess.run(command, env=environment, check=True)
+    if args.peer:
+        peer = [
+            args.peer,
+            str(Path(__file__).with_name("predict_ct_nnunet.py")),
+            *given,
+            "--export",
+            args.peer_export,
+        ]
+        subprocess.run(peer, env=environment, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Memory is worked out before work starts, and the estimate holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from medseg.config import Compute, IntensityPlan, Plan
+from medseg.core.errors import UserError
+from medseg.core.geometry import Geometry
+from medseg.predict.memory import budget_bytes, estimate, require_fit, window_bytes
+from medseg.predict.windows import Cut
+
+ROOT = Path(__file__).parents[2]
+
+MEASURE = """
+import json, resource, sys
+import numpy as np, torch
+torch.set_num_threads(1)
+from medseg.config import IntensityPlan, Plan, Predict, System
+from medseg.core.case import Image
+from medseg.core.geometry import Geometry
+from medseg.core.segmentation import ClassInfo
+from medseg.model.folder import Model
+from medseg.predict.case import Predictor
+from medseg.predict.memory import estimate, held_bytes, window_bytes
+from medseg.zoo.build import build
+
+k, slices = int(sys.argv[1]), int(sys.argv[2])
+net = build("3d-u-net", dims=3, in_channels=1, classes=k, size="tiny").eval()
+classes = tuple(ClassInfo(f"c{n}", n, (0, 0, 0)) for n in range(1, k))
+plan = Plan(dims=3, in_channels=1, classes=[c.as_json() for c in classes], out_channels=k, spacing_mm=[2.0] * 3,
+            intensity=[IntensityPlan(scheme="ct", low=-900, high=900, shift=0, scale=100)], image_order=3,
+            patch_size=[32, 32, 32], batch_size=1)
+array = np.random.default_rng(0).integers(-1000, 1000, (1, 192, 192, slices), dtype=np.int16)
+image = Image(array, Geometry.from_spacing(array.shape[1:], (1.0, 1.0, 1.0)))
+predictor = Predictor(Model(net, None, plan, classes, System(name="3d-u-net"), "0", {}), Predict(precision="fp32", overlap=0.25))
+warm = Image(array[..., :8].copy(), Geometry.from_spacing((192, 192, 8), (1.0, 1.0, 1.0)))
+small = warm._replace(array=warm.array[:, :8, :8], geometry=Geometry.from_spacing((8, 8, 8), (1.0, 1.0, 1.0)))
+predictor.segment(small)  # libraries are loaded and their pools filled before the count starts
+need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(net, 1, plan.patch_size))
+held = held_bytes()
+predictor.segment(image)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"announced": held + need.total - need.image, "measured": peak, "grown": peak - held}))
+"""
+
+
+def measure(classes: int, slices: int) -> dict[str, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(classes), str(slices)],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_the_announced_memory_is_kept_and_no_more_than_twice_what_is_taken() -> None:
+    found = measure(40, 160)
+    assert found["measured"] <= found["announced"] * 1.02
+    assert found["grown"] > 0.4 * (found["announced"] - (found["measured"] - found["grown"]))
+
+
+def a_plan(channels: int) -> Plan:
+    return Plan(dims=3, in_channels=1, classes=[], out_channels=channels, spacing_mm=[1.5] * 3,
+                intensity=[IntensityPlan(scheme="none")], patch_size=[128] * 3, batch_size=1)  # fmt: skip
+
+
+def test_more_slices_do_not_cost_logits() -> None:
+    """What grows with the number of slices is image and labels: classes only count for the depth of a window."""
+    short, long = (
+        estimate(Geometry.from_spacing((512, 512, n), (0.8, 0.8, 1.0)), 2, a_plan(117), Cut((128,) * 3), 0)
+        for n in (700, 1400)
+    )
+    assert (short.sums, short.planes) == (long.sums, long.planes)
+    assert long.total < 117 * 512 * 512 * 1400
+
+
+def test_a_network_on_a_quarter_of_a_window_tells_the_memory_of_a_whole_one() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, 4, 1))
+    found = window_bytes(net, 1, (32, 32, 32))
+    # While the first two layers run their input and output exist.
+    assert found >= 2 * 8 * 32**3 * 4
+    assert found <= 2 * (1 + 8 + 8 + 4) * 32**3 * 4
+    assert not any(m._forward_hooks for m in net.modules())
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers_and_a_way_out() -> None:
+    with pytest.raises(UserError, match=r"needs 5.00 GB of memory, 4.00 GB may be used") as caught:
+        require_fit(5 * 10**9, 4 * 10**9, "case a")
+    assert "compute.ram" in caught.value.hint
+    require_fit(3 * 10**9, 4 * 10**9, "case a")
+
+
+def test_the_budget_is_what_was_asked_for() -> None:
+    assert budget_bytes(Compute(ram="6 GB")) == 6 * 10**9
+    assert budget_bytes(Compute()) > 10**8
