@@ -24,7 +24,7 @@ def systems_of(run: RunFolder) -> list[tuple[str, RunFolder]]:
     for name, folder in folders:
         facts = read_json(folder.model / "model.json")["system"]
         slug = facts["name"] if facts["size"] == "paper" else f"{facts['name']} ({facts['size']})"
-        named.append((name and slug or slug, folder))
+        named.append((slug, folder))
     return [(n, f) for n, f in named if f.scores_json.exists()]
 
 

@@ -23,6 +23,7 @@ from medseg.core.errors import Interrupted, UserError
 from medseg.core.machine import cores, watch_memory
 from medseg.core.progress import duration, keep_log, say
 from medseg.core.run import Result, RunFolder
+from medseg.data.cohort import resolved
 from medseg.jobs import journal
 from medseg.remember import Memory
 
@@ -59,6 +60,8 @@ def run(
     call continues.
     """
     check_names(pipeline)
+    # What the data set says of its classes, ignore value and channels counts in every room.
+    pipeline = pipeline.model_copy(update={"data": resolved(pipeline.data)})
     walk = Walk(RunFolder(out), pipeline)
     out.mkdir(parents=True, exist_ok=True)
     keep_log(walk.folder.log)

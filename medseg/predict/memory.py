@@ -12,6 +12,8 @@ from medseg.config import Compute, Plan
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.machine import parse_bytes, ram_available_bytes
+from medseg.ingest.resample import SLAB_BYTES
+from medseg.predict.planes import PORTION
 from medseg.predict.stream import CHUNK
 from medseg.predict.windows import Cut
 
@@ -38,7 +40,7 @@ class Estimate:
         # While the image is prepared no logits exist yet, and the other way round.
         return (
             self.image
-            + max(2 * self.prepared, self.prepared + self.sums + self.windows + self.planes)
+            + max(2 * self.prepared + 3 * SLAB_BYTES, self.prepared + self.sums + self.windows + self.planes)
             + self.labels
         )
 
@@ -65,7 +67,7 @@ def estimate(geometry: Geometry, itemsize: int, plan: Plan, cut: Cut, window_byt
         prepared=4 * plan.in_channels * prod(shape),
         sums=4 * plan.out_channels * plane * cut.patch[lead],
         windows=window_bytes * cut.batch_size,
-        planes=4 * plan.out_channels * plane * 2 * CHUNK + 16 * own_plane,
+        planes=4 * plan.out_channels * plane * 2 * CHUNK + 16 * own_plane + 16 * PORTION,
         labels=voxels * (1 + (plan.out_channels if plan.overlapping else 0)),
     )
 

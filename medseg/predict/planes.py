@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MIXED_SHARE = 0.35
 """Share of border voxels in a plane above which interpolating the whole plane is cheaper than picking them out."""
 
+PORTION = 2**19
+"""Logits that are interpolated at once along the borders of classes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Axis:
@@ -131,8 +134,8 @@ def decide_plane(plane: Tensor, axes: Sequence[Axis]) -> Tensor:
     label = _spread(coarse, axes)
     if mixed.numel() > MIXED_SHARE * label.numel():
         return winners(_one_by_one(plane, axes))
-    if mixed.numel():
-        label.view(-1)[mixed] = winners(_picked(plane, mixed, label.shape, axes))
+    for some in _portions(mixed, len(plane)):
+        label.view(-1)[some] = winners(_picked(plane, some, label.shape, axes))
     return label
 
 
@@ -143,9 +146,14 @@ def threshold_plane(plane: Tensor, axes: Sequence[Axis]) -> Tensor:
     coarse = (plane > 0).byte()
     mixed = _spread(_mixed(coarse), axes).flatten().nonzero().squeeze(1)
     inside = _spread(coarse, axes).bool()
-    if mixed.numel():
-        inside.view(-1)[mixed] = _picked(plane[None], mixed, inside.shape, axes)[0] > 0
+    for some in _portions(mixed, 1):
+        inside.view(-1)[some] = _picked(plane[None], some, inside.shape, axes)[0] > 0
     return inside
+
+
+def _portions(points: Tensor, channels: int) -> tuple[Tensor, ...]:
+    """Points in portions whose logits stay in the processor's cache."""
+    return points.split(max(1, PORTION // channels)) if points.numel() else ()
 
 
 def everywhere(plane: Tensor, axes: Sequence[Axis]) -> Tensor:

@@ -51,8 +51,16 @@ def test_the_right_lung_lies_to_the_patients_right(scans):
 
 def test_class_one_is_the_right_lung_and_both_carry_their_codes():
     by_index = {info.index: info for info in phantom.CLASSES}
-    assert (by_index[1].name, by_index[1].laterality, by_index[1].code.value) == ("right lung", "right", "3341006")
-    assert (by_index[2].name, by_index[2].laterality, by_index[2].code.value) == ("left lung", "left", "44029006")
+    assert (by_index[1].name, by_index[1].laterality, by_index[1].code.value) == (
+        "right lung",
+        "right",
+        "3341006",
+    )
+    assert (by_index[2].name, by_index[2].laterality, by_index[2].code.value) == (
+        "left lung",
+        "left",
+        "44029006",
+    )
 
 
 def test_right_and_left_lung_differ_in_volume(scans):
@@ -180,7 +188,7 @@ def test_a_half_made_cohort_is_completed(cohort, tmp_path, monkeypatch):
             sorted((cohort.parent / "dicom" / name).iterdir()), sorted((folder / "dicom" / name).iterdir())
         ):
             assert there.read_bytes() == here.read_bytes()
-    assert not [path for path in folder.rglob(".part-*")]
+    assert not list(folder.rglob(".part-*"))
 
 
 def test_a_cohort_of_an_older_version_is_made_again(cohort, monkeypatch):

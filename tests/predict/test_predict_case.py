@@ -180,7 +180,9 @@ def test_photographs_stay_on_their_pixels() -> None:
 
 def test_without_a_background_class_position_zero_is_the_first_class() -> None:
     values = np.array([[0, 100], [100, 0]], np.float32)
-    model = a_model(Bands(0, 100), dims=2, spacing_mm=None, patch_size=[8, 8], background=False, out_channels=2)
+    model = a_model(
+        Bands(0, 100), dims=2, spacing_mm=None, patch_size=[8, 8], background=False, out_channels=2
+    )
     seg = predict_case(model, Image(values[None], Geometry.pixels((2, 2))))
     assert seg.labels.tolist() == [[3, 7], [7, 3]]
 

@@ -46,13 +46,19 @@ def body(geometry: Geometry) -> np.ndarray:
     return np.where(ball, -500, np.where(box, 500, 0)).astype(np.int16)
 
 
-def turned(order: tuple[int, ...], signs: tuple[int, ...], tilt: float = 0.0, oblique: float = 0.0) -> Geometry:
+def turned(
+    order: tuple[int, ...], signs: tuple[int, ...], tilt: float = 0.0, oblique: float = 0.0
+) -> Geometry:
     matrix = np.zeros((3, 3))
     for column, (row, sign) in enumerate(zip(order, signs)):
         matrix[row, column] = sign
     if oblique:
         c, s = np.cos(oblique), np.sin(oblique)
-        matrix = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ matrix
+        matrix = (
+            np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+            @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+            @ matrix
+        )
     affine = np.eye(4)
     affine[:3, :3] = matrix * (1.0, 1.0, 2.0)
     affine[:3, 2] += affine[:3, 1] * 2.0 * np.tan(np.radians(tilt))
@@ -97,7 +103,10 @@ def test_nothing_found_leaves_the_nifti_alone(tmp_path: Path) -> None:
 
 
 def save_lung_threshold(folder: Path) -> Path:
-    classes = [ClassInfo("left lung", 1, (1, 2, 3), laterality="left"), ClassInfo("right lung", 2, (3, 2, 1), laterality="right")]
+    classes = [
+        ClassInfo("left lung", 1, (1, 2, 3), laterality="left"),
+        ClassInfo("right lung", 2, (3, 2, 1), laterality="right"),
+    ]
     plan = Plan(dims=3, in_channels=1, classes=[c.as_json() for c in classes], out_channels=3,
                 intensity=[IntensityPlan(scheme="none")], patch_size=[32, 32, 32], batch_size=1)  # fmt: skip
     save_model(folder, None, system=System(name="lung-threshold"), plan=plan)
@@ -108,7 +117,9 @@ def test_a_real_chest_ct_gets_two_lungs_by_the_classical_method(shared_data: Pat
     """The method's own values are others than the plan's: classes are matched by their names."""
     model = save_lung_threshold(tmp_path / "model")
     series = shared_data / "chest_ct_dicom" / "thorax_siemens_sensation10_8mm"
-    settings: Any = Pipeline.model_validate({"name": "predict", "system": "from-model", "compute": {"cores": 1}})
+    settings: Any = Pipeline.model_validate(
+        {"name": "predict", "system": "from-model", "compute": {"cores": 1}}
+    )
     result = predict_folder(model, series, tmp_path / "out", settings)
     assert result.done == 1
     facts = next(json.loads(p.read_text()) for p in (tmp_path / "out").glob("*.json"))
@@ -130,7 +141,9 @@ def test_no_name_of_a_patient_reaches_the_masks_facts(shared_data: Path, tmp_pat
     geometry = GRIDS[0]
     write_ct_series(body(geometry), geometry, tmp_path / "Export" / "s1", patient="CanaryNameXYZ")
     model = save_lung_threshold(tmp_path / "model")
-    settings: Any = Pipeline.model_validate({"name": "predict", "system": "from-model", "compute": {"cores": 1}})
+    settings: Any = Pipeline.model_validate(
+        {"name": "predict", "system": "from-model", "compute": {"cores": 1}}
+    )
     result = predict_folder(model, tmp_path / "Export", tmp_path / "out", settings)
     texts = [p.read_text() for p in (tmp_path / "out").glob("*.json")]
     assert len(texts) == 1

@@ -61,7 +61,9 @@ def save_image(path: Path, seed: int = 0, codes: str = "LPS") -> Path:
 
 
 def settings(**sections: Any) -> Pipeline:
-    return Pipeline.model_validate({"name": "predict", "system": "from-model", "compute": {"cores": 1}, **sections})
+    return Pipeline.model_validate(
+        {"name": "predict", "system": "from-model", "compute": {"cores": 1}, **sections}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +212,9 @@ def test_a_case_that_does_not_fit_into_memory_is_refused_with_numbers(model: Pat
     assert "GB of memory, 0.02 GB may be used" in str(caught.value)
 
 
-def test_nothing_is_asked_of_the_network(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_asked_of_the_network(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("prediction opened a network connection")
 

@@ -42,7 +42,9 @@ def run_folder(tmp_path: Path) -> tuple[RunFolder, Pipeline]:
         label[4:12, 4:12, 3:9] = 1
         image = (label * 300.0 + rng.normal(0, 30, label.shape)).astype(np.int16)
         for kind, array in (("images", image), ("labels", label)):
-            nibabel.save(nibabel.Nifti1Image(array, np.diag([2.0, 2, 3, 1])), data / kind / f"case{number}.nii.gz")
+            nibabel.save(
+                nibabel.Nifti1Image(array, np.diag([2.0, 2, 3, 1])), data / kind / f"case{number}.nii.gz"
+            )
     pipeline = Pipeline.model_validate(
         {
             "name": "test",

@@ -46,7 +46,9 @@ def paint_trunk(canvas: Canvas, chest: Chest, skin: Field, cage: Field) -> None:
     top = 24 * ramp(canvas.z, 0, chest.apex)
     canvas.paint(np.maximum(cage - thick - back_muscle - top, skin + 4), flesh)
     layers = np.abs(np.sin((cage + 3 * canvas.noise(50)) / rng.uniform(2.5, 4.5)))
-    canvas.paint(np.maximum(np.maximum(3 - cage, skin + 4), (layers - 0.35) * 8), fat, share=0.5 * rng.random())
+    canvas.paint(
+        np.maximum(np.maximum(3 - cage, skin + 4), (layers - 0.35) * 8), fat, share=0.5 * rng.random()
+    )
 
 
 def _breasts(canvas: Canvas, chest: Chest) -> Field:
@@ -54,7 +56,11 @@ def _breasts(canvas: Canvas, chest: Chest) -> Field:
     radius = rng.uniform(35, 70)
     shape = np.full(canvas.shape, 99.0, np.float32)
     for side in (-1, 1):
-        centre = (side * 0.6 * chest.half_width, float(chest.front(np.float32(-60))) + 5, rng.uniform(-80, -30))
+        centre = (
+            side * 0.6 * chest.half_width,
+            float(chest.front(np.float32(-60))) + 5,
+            rng.uniform(-80, -30),
+        )
         piece, box = canvas.ellipsoid(centre, (radius, rng.uniform(25, 55), radius))
         shape[box] = np.minimum(shape[box], piece)
     return shape
@@ -65,7 +71,9 @@ def spine_centre(chest: Chest, z: Field) -> Field:
     return chest.back(z) + 0.20 * chest.depth
 
 
-def spine_shape(canvas: Canvas, chest: Chest, extra_mm: float = 0.0) -> tuple[Field, tuple[slice, slice, slice]]:
+def spine_shape(
+    canvas: Canvas, chest: Chest, extra_mm: float = 0.0
+) -> tuple[Field, tuple[slice, slice, slice]]:
     """Distance to the column of vertebral bodies and what stands behind it."""
     reach = 46.0
     box = canvas.box((-reach, -chest.depth, -2000), (reach, chest.depth * 0.2, 2000))
@@ -87,7 +95,9 @@ def paint_bones(canvas: Canvas, chest: Chest, cage: Field) -> None:
         _shoulder(canvas, chest, cage, side, marrow, cortex)
 
 
-def _shell(canvas: Canvas, distance: Field, marrow: float, cortex: float, box: object, thick_mm: float = 2.0) -> None:
+def _shell(
+    canvas: Canvas, distance: Field, marrow: float, cortex: float, box: object, thick_mm: float = 2.0
+) -> None:
     canvas.paint(distance, cortex, box)  # type: ignore[arg-type]
     canvas.paint(distance + thick_mm, marrow, box)  # type: ignore[arg-type]
 

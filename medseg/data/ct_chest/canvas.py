@@ -67,7 +67,9 @@ class Canvas:
         """How much of each voxel lies within the shape: 0 to 1."""
         return np.clip(0.5 - distance_mm / self.step_mm, 0.0, 1.0)
 
-    def paint(self, distance_mm: Field, hu: float | Field, box: Box | None = None, share: float = 1.0) -> None:
+    def paint(
+        self, distance_mm: Field, hu: float | Field, box: Box | None = None, share: float = 1.0
+    ) -> None:
         """Puts a material where the distance is negative; `share` below 1 lets what lies there shine through."""
         part = self.hu if box is None else self.hu[box]
         part += (hu - part) * (self.cover(distance_mm) * np.float32(share))

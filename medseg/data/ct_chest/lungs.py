@@ -127,7 +127,12 @@ def add_focal_disease(canvas: Canvas, chest: Chest, lungs: dict[int, Field], nod
 
 def _effusion(canvas: Canvas, chest: Chest, lung: Field, side: int) -> None:
     rng = canvas.rng
-    behind = chest.back(canvas.z) + rng.uniform(2, 0.28 * chest.depth) + 0.10 * side * canvas.x + 2 * canvas.noise(30)
+    behind = (
+        chest.back(canvas.z)
+        + rng.uniform(2, 0.28 * chest.depth)
+        + 0.10 * side * canvas.x
+        + 2 * canvas.noise(30)
+    )
     behind = behind - 25 * ramp(canvas.z, -40, 60)
     fluid = canvas.y - behind
     canvas.paint(np.maximum(lung, fluid), rng.uniform(0, 30))

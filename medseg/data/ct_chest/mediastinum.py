@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,12 +46,19 @@ def draw_mediastinum(canvas: Canvas, chest: Chest) -> Mediastinum:
     middle = float(chest.back(np.float32(-15))) + 0.5 * chest.depth
     for side in (-1, 1):
         hub = (side * 42 * scale, middle - 10, -22)
-        solid += [(s, blood) for s in _chain(canvas, [(0, heart_front(chest) - 15, -12), hub], rng.uniform(8, 12) * scale)]
+        solid += [
+            (s, blood)
+            for s in _chain(canvas, [(0, heart_front(chest) - 15, -12), hub], rng.uniform(8, 12) * scale)
+        ]
         if rng.random() < 0.35:
-            mass = canvas.ellipsoid((side * 38 * scale, middle - 10, rng.uniform(-45, 5)), rng.uniform(12, 30, 3))
+            mass = canvas.ellipsoid(
+                (side * 38 * scale, middle - 10, rng.uniform(-45, 5)), rng.uniform(12, 30, 3)
+            )
             solid.append((mass, rng.uniform(20, 90)))
     gullet = canvas.tube((0, spine_y + 24 * scale, 140), (-8, spine_y + 28 * scale, -150), 8 * scale)
-    return Mediastinum(solid, _airways(canvas, chest, spine_y, scale), gullet, bool(rng.random() < 0.4), contrast)
+    return Mediastinum(
+        solid, _airways(canvas, chest, spine_y, scale), gullet, bool(rng.random() < 0.4), contrast
+    )
 
 
 def heart_front(chest: Chest) -> float:
@@ -62,7 +70,11 @@ def _heart(canvas: Canvas, chest: Chest, scale: float) -> Shape:
     rng = canvas.rng
     floor = 0.5 * (chest.dome_right + chest.dome_left)
     radii = scale * np.array([rng.uniform(48, 72), rng.uniform(36, 52), rng.uniform(42, 58)])
-    centre = (rng.uniform(-32, -12) * scale, heart_front(chest) - 12, max(floor + 28, -95 * scale) + rng.uniform(-5, 12))
+    centre = (
+        rng.uniform(-32, -12) * scale,
+        heart_front(chest) - 12,
+        max(floor + 28, -95 * scale) + rng.uniform(-5, 12),
+    )
     angle = rng.uniform(0.2, 0.7)
     # The long axis points to the patient's left, forward and down.
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
@@ -76,7 +88,7 @@ def _grown(shape: Shape, by_mm: float) -> Shape:
 
 
 def _chain(canvas: Canvas, points: Sequence[Sequence[float]], radius: float) -> list[Shape]:
-    return [canvas.tube(a, b, radius) for a, b in zip(points, points[1:])]
+    return [canvas.tube(a, b, radius) for a, b in pairwise(points)]
 
 
 def _airways(canvas: Canvas, chest: Chest, spine_y: float, scale: float) -> list[Shape]:

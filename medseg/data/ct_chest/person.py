@@ -31,7 +31,9 @@ def paint_person(
     surroundings.paint_arms(canvas, chest)
     surroundings.paint_head(canvas, chest)
     body.paint_trunk(canvas, chest, skin, cage)
-    under = np.where(canvas.x > 0, -chest.diaphragm(canvas, 1), -chest.diaphragm(canvas, -1)).astype(np.float32)
+    under = np.where(canvas.x > 0, -chest.diaphragm(canvas, 1), -chest.diaphragm(canvas, -1)).astype(
+        np.float32
+    )
     _paint_inside(canvas, chest, cage, under)
     organs = mediastinum.draw_mediastinum(canvas, chest)
     right, left = _paint_lungs(canvas, chest, cage, organs)

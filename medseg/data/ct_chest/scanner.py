@@ -87,11 +87,11 @@ def draw_view(chest: Chest, rng: np.random.Generator) -> View:
 
 def _extent(name: str, chest: Chest, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     outer = chest.half_width + chest.muscle + chest.lateral_fat
-    half = np.array([outer * rng.uniform(0.95, 1.45), 0.0])
+    half = outer * rng.uniform(0.95, 1.45)
     front = chest.front(np.float32(-60)) + chest.front_fat + 0.5 * chest.muscle + rng.uniform(0, 50)
     back = -0.5 * chest.depth - chest.back_fat - chest.muscle - rng.uniform(0, 70)
-    low = np.array([-half[0], back, 0.0]) + [rng.uniform(-15, 15), 0, 0]
-    high = np.array([half[0], float(front), 0.0])
+    low = np.array([rng.uniform(-15, 15) - half, back, 0.0])
+    high = np.array([half, float(front), 0.0])
     dome = max(chest.dome_left, chest.dome_right)
     gutter = dome - 0.8 * (chest.dome_fall + chest.gutter_fall)
     if name in ("thorax", "side"):
@@ -139,7 +139,7 @@ def _orientation(
         plane.reverse()
     axes = (plane[0], plane[1], slice_axis)
     signs = [int(s) for s in rng.choice([-1, 1], 2)]
-    parity = int(round(np.linalg.det(np.eye(3)[:, list(axes)])))
+    parity = round(np.linalg.det(np.eye(3)[:, list(axes)]))
     return axes, (signs[0], signs[1], parity * signs[0] * signs[1])
 
 
@@ -156,7 +156,9 @@ def _expose(person: Person, view: View, rng: np.random.Generator) -> Scan:
     def sample(field: npt.NDArray[np.float32], outside: float) -> npt.NDArray[np.float32]:
         if blur > 0.3:
             field = ndimage.gaussian_filter1d(field, blur, axis=view.axes[2], mode="nearest")
-        return ndimage.affine_transform(field, matrix, offset, view.shape, order=1, mode="nearest", cval=outside)
+        return ndimage.affine_transform(
+            field, matrix, offset, view.shape, order=1, mode="nearest", cval=outside
+        )
 
     hu = sample(canvas.hu, -1000.0)
     right, left = sample(person.right, 9.0), sample(person.left, 9.0)
@@ -179,7 +181,9 @@ def _expose(person: Person, view: View, rng: np.random.Generator) -> Scan:
 
 def _rescale(rng: np.random.Generator) -> dict[str, float]:
     """How HU become stored numbers: mostly as on common scanners."""
-    slope, intercept = [(1.0, -1024.0), (1.0, -1024.0), (1.0, 0.0), (1.0, -8192.0), (0.5, -1024.0)][rng.integers(5)]
+    slope, intercept = [(1.0, -1024.0), (1.0, -1024.0), (1.0, 0.0), (1.0, -8192.0), (0.5, -1024.0)][
+        rng.integers(5)
+    ]
     return {"slope": slope, "intercept": intercept}
 
 
@@ -207,7 +211,9 @@ def _add_noise(hu: npt.NDArray[np.float32], view: View, rng: np.random.Generator
 
 
 def _outside_circle(view: View) -> npt.NDArray[np.bool_]:
-    grids = [np.linspace(-1, 1, n) if axis != view.axes[2] else np.zeros(n) for axis, n in enumerate(view.shape)]
+    grids = [
+        np.linspace(-1, 1, n) if axis != view.axes[2] else np.zeros(n) for axis, n in enumerate(view.shape)
+    ]
     plane = [axis for axis in range(3) if axis != view.axes[2]]
     longest = max(view.shape[axis] * view.spacing_mm[axis] for axis in plane)
     total = np.zeros((1, 1, 1))

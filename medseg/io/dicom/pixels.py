@@ -156,7 +156,7 @@ def _frame_rescales(dataset: Dataset) -> list[Rescale]:
 def _assembled(
     pictures: Sequence[npt.NDArray[Any]], rescales: Sequence[Rescale], first: Slice
 ) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
-    """Rescales every picture by its own values and stacks them; frees each picture as it goes."""
+    """Rescales every picture by its own values and stacks them."""
     kind = _type_for(pictures, rescales)
     stack = np.empty((len(pictures), *pictures[0].shape), dtype=kind)
     padded = 0
