@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 TURNED = "turned upright as its EXIF header says"
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, OverflowError, struct.error)
+"""What Pillow raises over damaged bytes."""
+
 MOST_A_PICTURE_EXPANDS = 100_000
 """A flat PNG shrinks by about 1000 to 1, a flat TIFF or JPEG by more; this only stops bombs."""
 
@@ -159,8 +163,11 @@ def _opened(path: Path) -> Iterator[Picture | None]:
             yield None
             return
         raise UserError("is no picture that can be read", path.name, "export it again as PNG") from err
-    except (OSError, SyntaxError, ValueError, EOFError, Pillow.DecompressionBombError) as err:
-        raise UserError(f"is damaged ({err})", path.name, "copy or export the file again") from err
+    except _DAMAGE as err:
+        reason = err.strerror if isinstance(err, OSError) and err.strerror else str(err).partition("\n")[0]
+        raise UserError(f"is damaged ({reason})", path.name, "copy or export the file again") from err
+    except Pillow.DecompressionBombError as err:
+        raise UserError("claims more pixels than a picture has", path.name, "cut it into tiles") from err
 
 
 def _refuse_odd_sizes(picture: Picture, path: Path) -> None:
@@ -229,8 +236,12 @@ def _by_tifffile(path: Path) -> npt.NDArray[Any]:
             if len(tiff.pages) != 1:
                 raise UserError(f"holds {len(tiff.pages)} pages", path.name, "save each page as a picture")
             array = np.asarray(tiff.asarray())
-    except (tifffile.TiffFileError, ValueError, OSError) as err:
-        raise UserError(f"cannot be read ({err})", path.name, "export it again as PNG") from err
+    except UserError:
+        raise
+    except Exception as err:  # damaged bytes fail in many ways
+        raise UserError(
+            "is damaged or of an unknown kind of TIFF", path.name, "export it again as PNG"
+        ) from err
     if array.ndim == 2:
         return array[None]
     if array.ndim == 3 and array.shape[-1] in (3, 4):

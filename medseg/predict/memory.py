@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SCRATCH = 1.3
 """Layouts and scratch that the convolution library holds beside a network's tensors, measured."""
 
+LIBRARIES = 64 * 2**20
+"""What numerical libraries keep for themselves once they compute: thread buffers, packed weights, code."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -42,6 +45,7 @@ class Estimate:
             self.image
             + max(2 * self.prepared + 3 * SLAB_BYTES, self.prepared + self.sums + self.windows + self.planes)
             + self.labels
+            + LIBRARIES
         )
 
     def describe(self) -> str:

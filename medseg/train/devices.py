@@ -116,7 +116,7 @@ def threads(cores: int) -> Iterator[None]:
 
 
 def make_fabric(device: str, precision: Precision) -> Any:
-    """Lightning Fabric for one device, or for as many processes as torchrun or SLURM started."""
+    """Lightning Fabric for one device, or for as many processes as torchrun started."""
     import os
 
     from lightning_fabric import Fabric
@@ -124,17 +124,25 @@ def make_fabric(device: str, precision: Precision) -> Any:
     # It announces every number type; the step's own line says which one was taken, and why.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     kind, _, number = device.partition(":")
-    many = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    devices: Any = [int(number)] if number else ("auto" if many and kind == "cuda" else 1)
-    if many and kind == "cpu":
-        devices = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    numbers = FABRIC_NAMES[precision.name]
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Fabric(accelerator=kind, devices=[int(number)] if number else 1, precision=numbers)
     fabric = Fabric(
         accelerator=kind,
-        devices=devices,
-        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")) if many else 1,
-        strategy="ddp" if many else "auto",
-        precision=FABRIC_NAMES[precision.name],
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        strategy="ddp_find_unused_parameters_true",  # the coarsest output of deep supervision is not learnt from
+        precision=numbers,
     )
-    if many:
-        fabric.launch()
+    fabric.launch()
     return fabric
+
+
+def agree(fabric: Any, *values: float) -> tuple[float, ...]:
+    """The largest of each value over all processes, so that they stop, and change their rate, together."""
+    if fabric.world_size == 1:
+        return values
+    import torch
+
+    mine = torch.tensor(values, dtype=torch.float32, device=fabric.device)
+    return tuple(fabric.all_reduce(mine, reduce_op="max").tolist())

@@ -17,7 +17,7 @@ class History:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.total, self.count, self.mark = 0.0, 0, 0
+        self.total, self.count, self.mark, self.lines = 0.0, 0, 0, 0
         self.last_loss = math.nan
 
     def add(self, loss: float) -> None:
@@ -38,19 +38,21 @@ class History:
         """Appends a line with the mean loss since the last one."""
         self.mark = int(t * LINES)
         mean = self.total / self.count if self.count else None
-        self.total, self.count = 0.0, 0
+        self.total, self.count, self.lines = 0.0, 0, self.lines + 1
         line = {**facts, "loss": mean}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
 
     def state(self) -> dict[str, Any]:
-        return {"total": self.total, "count": self.count, "mark": self.mark}
+        """What a checkpoint keeps."""
+        return {"total": self.total, "count": self.count, "mark": self.mark, "lines": self.lines}
 
-    def restore(self, state: Mapping[str, Any], step: int) -> None:
-        """Goes on after a checkpoint: lines of steps that will be done again are dropped."""
-        self.total, self.count, self.mark = float(state["total"]), int(state["count"]), int(state["mark"])
-        kept = [line for line in self._lines() if line.get("step", 0) <= step]
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on after a checkpoint: lines that will be written again are dropped."""
+        self.total, self.count = float(state["total"]), int(state["count"])
+        self.mark, self.lines = int(state["mark"]), int(state["lines"])
+        kept = self._lines()[: self.lines]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def _lines(self) -> list[dict[str, Any]]:

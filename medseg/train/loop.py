@@ -18,7 +18,7 @@ import numpy as np
 from medseg.core.errors import Interrupted, UserError
 from medseg.core.progress import Progress, say
 from medseg.train.checkpoints import read_facts, restore_checkpoint, save_checkpoint
-from medseg.train.devices import Precision, choose_precision, make_fabric, memory_in_words, threads
+from medseg.train.devices import Precision, agree, choose_precision, make_fabric, memory_in_words, threads
 from medseg.train.history import History
 from medseg.train.job import Job, Trained
 from medseg.train.look import Look, Looker, weights_of
@@ -95,33 +95,38 @@ class Training:
         waited_before = self.waited
         self.raw.train()
         clock.run()
-        self._report()  # what an interruption came before
         with self._bar() as bar, Prefetch(self.sampler.batch, clock.step + 1) as batches:
             for batch in batches:
-                if clock.is_over:
+                t, asked_to_stop = agree(self.fabric, clock.t, bool(stop))
+                if asked_to_stop:
+                    self.save()
+                    raise Interrupted(f"training was asked to stop ({stop.reason}) after step {clock.step}")
+                if t >= 1:
                     break
-                loss = self.step(batch)
+                self._report()
+                loss = self.step(batch, t)
                 clock.step += 1
                 self.waited = waited_before + batches.waited
                 self.history.add(loss)
                 self._show(bar)
-                if stop:
-                    self.save()
-                    raise Interrupted(f"training was asked to stop ({stop.reason}) after step {clock.step}")
-                self._report()
                 if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
                     self.save()
         clock.pause()
+        if clock.seconds > 60 * self.settings.checkpoint_minutes:
+            self.save()  # so that a full disk at the very end costs nothing
 
-    def step(self, batch: Patches) -> float:
-        """One optimiser step; returns the loss. Everything random in it follows from the seed and the step."""
+    def step(self, batch: Patches, t: float) -> float:
+        """One optimiser step at position t of the training; returns the loss.
+
+        Everything random in it follows from the seed and the number of the step.
+        """
         import torch
 
         number = self.clock.step + 1
         seeds = [self.job.seed, number, self.rank]
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         self.rate = self.settings.optimizer.rate * rate_factor(
-            self.clock.t, self.settings.schedule, self.settings.warmup
+            t, self.settings.schedule, self.settings.warmup
         )
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
@@ -131,19 +136,26 @@ class Training:
             images, targets = self.augment(images, targets, np.random.default_rng([*seeds, 2]))
         loss = self.loss_of(images, targets, known_channels(self.job, batch.cases, images.device))
         value = float(loss.detach())
-        if math.isfinite(value):
-            self.fabric.backward(loss)
-            if self._gradients_are_finite():
-                self.optimiser.step()
-                self.bad = 0
-                if self.average is not None:
-                    self.average.update(self.raw, number)
-            else:
-                value = math.nan
+        if self._learn(loss):
+            self.bad = 0
+            if self.average is not None:
+                self.average.update(self.raw, number)
+        else:
+            value = math.nan
+            self._count_bad()
         self.optimiser.zero_grad(set_to_none=True)
-        if not math.isfinite(value):
-            self._count_bad(value)
         return value
+
+    def _learn(self, loss: Tensor) -> bool:
+        """Gradient and step, unless the loss of any process or the gradient is not finite."""
+        (is_bad,) = agree(self.fabric, not math.isfinite(float(loss.detach())))
+        if is_bad:
+            return False
+        self.fabric.backward(loss)
+        if not self._gradients_are_finite():
+            return False
+        self.optimiser.step()
+        return True
 
     def _report(self) -> None:
         """A look or a line of the history when it is time for one; the last ones are written by `finish`."""
@@ -229,7 +241,7 @@ class Training:
         self.clock.restore(int(facts["step"]), float(facts["seconds"]))
         self.waited, self.rate = float(facts["waited"]), float(facts["rate"])
         self.times.next_t, self.times.next_step = facts["next_look"]
-        self.history.restore(facts["history"], self.clock.step)
+        self.history.restore(facts["history"])
         if facts["last_look"] is not None:
             self.last_look = Look(**facts["last_look"])
             self.looker.cases = {name: self.looker.cases[name] for name in facts["looked_at"]}
@@ -245,7 +257,7 @@ class Training:
         )
         return self.precision.name == "fp16" or bool(norm.isfinite())
 
-    def _count_bad(self, value: float) -> None:
+    def _count_bad(self) -> None:
         self.bad += 1
         if self.bad == 1:
             say(f"train    step {self.clock.step + 1} has no finite loss or gradient and is left out")

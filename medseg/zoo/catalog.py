@@ -12,7 +12,17 @@ from functools import cache
 
 from medseg.core.errors import UserError
 from medseg.zoo.card import Card
-from medseg.zoo.rows import attention, classical, dilated, encoder_decoder, fcn, pyramid
+from medseg.zoo.rows import (
+    attention,
+    classical,
+    context,
+    dilated,
+    encoder_decoder,
+    fcn,
+    pyramid,
+    realtime,
+    transformer,
+)
 
 GROUP = "medseg.systems"
 
@@ -23,6 +33,9 @@ CATALOG: tuple[Card, ...] = (
     *attention.ROWS,
     *pyramid.ROWS,
     *dilated.ROWS,
+    *context.ROWS,
+    *realtime.ROWS,
+    *transformer.ROWS,
 )
 """The systems that medseg brings."""
 

@@ -75,10 +75,11 @@ def test_relative_imports_are_not_used() -> None:
 
 
 def test_no_room_imports_its_parts_when_it_is_imported() -> None:
+    doors = {"predict": {"core", "predict"}, "score": {"core", "metrics"}}
     for path in PACKAGE.glob("*/__init__.py"):
-        if path.parent.name == "core":
+        room = path.parent.name
+        if room == "core":
             continue
         assert len(path.read_text().splitlines()) <= 20, path
-        assert not imported_rooms(ast.parse(path.read_text())), (
-            f"{path}: a room's __init__ imports nothing of medseg"
-        )
+        rooms = {there for _, there in imported_rooms(ast.parse(path.read_text()))}
+        assert rooms <= doors.get(room, set()), f"{path}: a room's __init__ imports nothing of medseg"

@@ -7,7 +7,7 @@ import pytest
 
 from medseg.config import IntensityPlan, Plan
 from medseg.core import ClassInfo, Geometry, Segmentation, UserError
-from medseg.ingest.targets import IGNORED, decode, encode
+from medseg.ingest.targets import IGNORED, decode, encode, label_values
 
 
 def _plan(indices, **more):
@@ -31,6 +31,21 @@ def test_any_integers_become_positions_and_come_back():
 
 def test_labels_of_one_byte_take_the_same_way():
     assert encode(_seg([0, 5, 5, 9], np.uint8), _plan([5, 9])).ravel().tolist() == [0, 1, 1, 2]
+
+
+def test_values_far_apart_and_negative_ones_are_looked_up_too():
+    plan = _plan([-3, 5, 10_000_000])
+    assert encode(_seg([0, -3, 10_000_000, 5]), plan).ravel().tolist() == [0, 1, 3, 2]
+    assert encode(_seg([0, -3, 5, 5]), plan).ravel().tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_values_are_counted_whatever_the_memory_order(order):
+    labels = np.asarray(np.random.default_rng(0).integers(0, 4, (7, 5, 6)), dtype=np.int32, order=order)
+    for kind in (np.int32, np.uint8):
+        values, counts = label_values(labels.astype(kind))
+        assert values.tolist() == [0, 1, 2, 3]
+        assert counts.tolist() == [int((labels == v).sum()) for v in range(4)]
 
 
 def test_without_background_positions_start_at_zero_and_unsaid_pixels_are_ignored():

@@ -311,11 +311,11 @@ def test_a_grid_is_known_from_the_file_alone(tmp_path, name):
 
 
 def test_a_hundred_classes_come_back_equal(tmp_path):
-    shape, rng = (64, 64, 40), np.random.default_rng(0)
+    shape, rng = (40, 40, 16), np.random.default_rng(0)
     labels = np.zeros(shape, np.uint8)
     for number in range(1, 101):
-        x, y, z = rng.integers(0, 50), rng.integers(0, 50), rng.integers(0, 30)
-        labels[x : x + 12, y : y + 12, z : z + 8] = number
+        x, y, z = rng.integers(0, 32), rng.integers(0, 32), rng.integers(0, 12)
+        labels[x : x + 8, y : y + 8, z : z + 4] = number
     classes = tuple(ClassInfo(f"c{n}", n, default_colour(n)) for n in range(1, 101))
     geometry = Geometry(shape, np.diag([-1.0, -1.0, 1.0, 1.0]))
     files = write_ct_series(labels.astype(np.int16), geometry, tmp_path)

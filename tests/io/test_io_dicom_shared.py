@@ -13,7 +13,7 @@ from medseg.core.errors import UserError
 from medseg.io.dicom.read import read_series
 from medseg.io.dicom.read_seg import place_on, read_seg
 from medseg.io.dicom.scan import choose, scan
-from medseg.io.doors import read_image, read_segmentation
+from medseg.io.doors import read_geometry, read_image, read_segmentation
 
 READ_SERIES = {
     "hitachi_mr": ((64, 64, 4), (2.344, 2.344, 4.0)),
@@ -206,13 +206,11 @@ def test_a_series_equals_the_nifti_it_was_made_from(shared_data, number):
 
 def test_real_chest_series_are_read_in_hu_on_the_grid_of_their_label(shared_data):
     place = shared_data / "chest_ct_dicom"
-    thorax = read_image(place / "thorax_siemens_sensation10_8mm")
-    assert thorax.geometry.shape == (512, 512, 30)
-    assert thorax.geometry.spacing == pytest.approx((0.646, 0.646, 8.0), abs=0.001)
-    assert thorax.modality == "CT"
-    assert -1030 <= thorax.array.min() <= -1000
-    assert thorax.array.dtype == np.int16
+    thorax = read_geometry(place / "thorax_siemens_sensation10_8mm")
+    assert thorax.shape == (512, 512, 30)
+    assert thorax.spacing == pytest.approx((0.646, 0.646, 8.0), abs=0.001)
     abdomen = read_image(place / "abdomen_siemens_mct_2mm")
+    assert (abdomen.modality, abdomen.array.dtype) == ("CT", np.int16)
     label = read_segmentation(place / "abdomen_siemens_mct_2mm_labels.nii.gz")
     moved = place_on(label, abdomen.geometry)
     assert moved.geometry.same_grid(abdomen.geometry)

@@ -135,7 +135,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     (tmp_path / "bomb.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
     )
-    with pytest.raises(UserError, match=r"claims 160 GB|is damaged"):
+    with pytest.raises(UserError, match=r"claims (160 GB|more pixels)"):
         read_image(tmp_path / "bomb.png")
 
 

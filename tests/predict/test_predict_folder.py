@@ -153,7 +153,7 @@ def test_masks_of_two_models_are_not_mixed(model: Path, cases: Path, tmp_path: P
 
 def test_a_folder_without_images_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(UserError, match="no (cases|images)"):
+    with pytest.raises(UserError, match=r"no (cases|images)"):
         predict_folder(model, tmp_path / "nothing", tmp_path / "out", settings())
 
 

@@ -324,3 +324,57 @@ def test_no_process_is_started(job: Callable, small: Callable, tmp_path: Path) -
     train(small(), job(steps=2))
     assert len(psutil.Process().children(recursive=True)) == before
     assert not multiprocessing.active_children()
+
+
+DISTRIBUTED = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from conftest import Small, make_ball
+from pathlib import Path
+from medseg.config import IntensityPlan, Plan, System, Train
+from medseg.core.run import RunFolder
+from medseg.core.segmentation import ClassInfo
+from medseg.train.job import Job
+from medseg.train.loop import train
+plan = Plan(dims=3, in_channels=1, classes=[ClassInfo("ball", 1, (1, 2, 3)).as_json()], out_channels=2,
+            intensity=[IntensityPlan(scheme="none")], patch_size=[16] * 3, batch_size=1)
+cases = {f"t{i}": make_ball(i) for i in range(5)}
+folder = RunFolder(Path(sys.argv[1]))
+job = Job(System(name="u-net"), Train(steps=3, precision="fp32"), plan, cases, {"v": make_ball(9)}, folder)
+torch.manual_seed(5)
+net = Small()
+train(net, job)
+import os
+torch_sum = sum(float(p.detach().double().sum()) for p in net.parameters())
+Path(sys.argv[1], f"rank{os.environ['RANK']}").write_text(repr(torch_sum))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_end_with_the_same_weights(tmp_path: Path) -> None:
+    import socket
+    import subprocess
+    import sys
+
+    script = tmp_path / "distributed.py"
+    script.write_text(DISTRIBUTED)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    run = tmp_path / "run"
+    run.mkdir()
+    command = [
+        sys.executable,
+        *launcher,
+        "--master-port",
+        str(port),
+        str(script),
+        str(run),
+        str(Path(__file__).parent),
+    ]
+    place = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, timeout=180, env={**os.environ, **place})
+    assert (run / "rank0").read_text() == (run / "rank1").read_text()
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.core.errors import UserError
 from medseg.io.sizes import in_words
 
 if TYPE_CHECKING:
@@ -158,9 +160,31 @@ class NotASlice(Exception):
         )  # fmt: skip
 
 
+@contextmanager
+def damage_in_words(where: str) -> Iterator[None]:
+    """Turns what a DICOM library raises over damaged bytes into a sentence; errors in words pass."""
+    try:
+        yield
+    except (UserError, NotASlice, MemoryError):
+        raise
+    except Exception as err:  # damaged bytes fail in many ways
+        raise UserError(
+            "is damaged: its header cannot be understood", where, "copy or export the file again"
+        ) from err
+
+
 def read_slices(path: Path) -> list[Slice]:
     """The pictures of one file. Raises NotASlice with a reason free of header texts."""
     header = read_header(path)
+    try:
+        return _slices(path, header)
+    except NotASlice:
+        raise
+    except Exception as err:  # values are decoded when they are looked at, and damaged ones fail in many ways
+        raise NotASlice("damaged header") from err
+
+
+def _slices(path: Path, header: Dataset) -> list[Slice]:
     _refuse_what_is_no_image(header)
     _refuse_damage(header, path)
     if int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from medseg.core.errors import UserError
 from medseg.core.machine import cores
-from medseg.io.dicom.headers import PROJECTIONS, Slice
+from medseg.io.dicom.headers import PROJECTIONS, Slice, damage_in_words
 from medseg.io.sizes import refuse_oversize
 
 if TYPE_CHECKING:
@@ -59,20 +59,19 @@ def _read_one(number: int, total: int, one: Slice) -> tuple[npt.NDArray[Any], Re
     from pydicom import dcmread
 
     where = f"file {number + 1} of {total} ({one.name})"
-    try:
+    with damage_in_words(where):
         dataset = dcmread(one.path, force=True)
-        _name_syntax(dataset, one.path)
+        _name_syntax(dataset)
         pixels = decoded(dataset, where)
-    except OSError as err:
-        raise UserError(f"cannot be read ({err.strerror or err})", where, "copy the files again") from err
+        rescale = rescale_of(dataset)
     if pixels.shape != (one.rows, one.columns):
         raise UserError(
             f"pixel data of shape {pixels.shape}, the header says {(one.rows, one.columns)}", where
         )
-    return pixels, rescale_of(dataset)
+    return pixels, rescale
 
 
-def _name_syntax(dataset: Dataset, path: Path) -> None:
+def _name_syntax(dataset: Dataset) -> None:
     """A file without meta group was read as implicit little endian: the decoder must know that."""
     from pydicom.uid import UID
 
@@ -129,11 +128,12 @@ def _read_frames(slices: Sequence[Slice]) -> tuple[npt.NDArray[Any], tuple[str, 
     files = {s.path for s in slices}
     if len(files) > 1:
         raise UserError(f"a volume spread over {len(files)} multi-frame files", "", "give one file at a time")
-    dataset = dcmread(slices[0].path)
+    with damage_in_words("multi-frame file"):
+        dataset = dcmread(slices[0].path)
+        rescales = _frame_rescales(dataset)
     frames = np.atleast_3d(decoded(dataset, "multi-frame file"))
     if frames.shape[:1] != (int(dataset.get("NumberOfFrames") or 1),):
         frames = frames.reshape(int(dataset.get("NumberOfFrames") or 1), slices[0].rows, slices[0].columns)
-    rescales = _frame_rescales(dataset)
     order = [s.frame or 0 for s in slices]
     return _assembled([frames[n] for n in order], [rescales[n] for n in order], slices[0])
 
@@ -201,9 +201,10 @@ def read_projection(path: Path) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
     """A film (CR, DX, ...) as (rows, columns) with bright bones, whatever its photometric interpretation."""
     from pydicom import dcmread
 
-    dataset = dcmread(path, force=True)
-    _name_syntax(dataset, path)
-    pixels = decoded(dataset, "the picture")
+    with damage_in_words("the picture"):
+        dataset = dcmread(path, force=True)
+        _name_syntax(dataset)
+        pixels = decoded(dataset, "the picture")
     if pixels.ndim != 2 or str(dataset.get("Modality", "")) not in PROJECTIONS:
         raise UserError(f"is no single grey picture (shape {pixels.shape})", "", "give one film a file")
     if str(dataset.PhotometricInterpretation) != "MONOCHROME1":

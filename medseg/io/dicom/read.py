@@ -14,7 +14,15 @@ from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.machine import cores
-from medseg.io.dicom.headers import PROJECTIONS, NotASlice, Slice, read_slices
+from medseg.io.dicom.headers import (
+    PROJECTIONS,
+    NotASlice,
+    Slice,
+    damage_in_words,
+    modality_of,
+    read_header,
+    read_slices,
+)
 from medseg.io.dicom.pixels import MOST_READERS, read_pixels, read_projection
 from medseg.io.dicom.stacks import (
     TILT_DEGREES,
@@ -186,17 +194,17 @@ def _even(array: npt.NDArray[Any], spacing: Spacing, count: int) -> npt.NDArray[
 
 def _film(path: Path) -> Image | None:
     """A single film (CR, DX, ...) as a 2D picture in px; None for anything else."""
-    from medseg.io.dicom.headers import read_header
-
     try:
         header = read_header(path)
     except NotASlice:
         return None
-    if str(header.get("Modality", "")) not in PROJECTIONS or header.get("ImageOrientationPatient"):
+    with damage_in_words("the picture"):
+        modality, placed = modality_of(header), bool(header.get("ImageOrientationPatient"))
+    if modality not in PROJECTIONS or placed:
         return None
     array, notes = read_projection(path)
     origin = {"files": (str(path),), "format": "dicom"}
-    return Image(array[None], Geometry.pixels(array.shape), str(header.Modality), origin, notes)
+    return Image(array[None], Geometry.pixels(array.shape), modality, origin, notes)
 
 
 def _origin(stack: Stack) -> dict[str, Any]:

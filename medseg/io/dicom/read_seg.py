@@ -14,7 +14,7 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Code, Segmentation, default_colour, paint
 from medseg.io.dicom.colour import to_rgb
-from medseg.io.dicom.headers import SEGMENTATION_CLASSES, NotASlice, read_header
+from medseg.io.dicom.headers import SEGMENTATION_CLASSES, NotASlice, damage_in_words, read_header
 from medseg.io.sizes import refuse_oversize
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def read_seg(path: Path) -> Segmentation:
     are returned as `regions` too, and `provenance["notes"]` says so. Raises UserError for files without a place in
     space (films, slides), true fractions, and syntaxes that cannot be decoded.
     """
+    with damage_in_words(path.name):
+        return _read(path)
+
+
+def _read(path: Path) -> Segmentation:
     dataset = _opened(path)
     classes = tuple(
         _class(item, n) for n, item in enumerate(dataset.SegmentSequence) if int(item.SegmentNumber) != 0

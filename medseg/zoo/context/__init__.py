@@ -1,0 +1,1 @@
+"""Networks that fuse context in other ways: objects, large kernels, refinement."""
