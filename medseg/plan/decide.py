@@ -167,6 +167,10 @@ def _ram_budget(pipeline: Pipeline) -> int:
     return ram_limit_bytes() // 2 if pipeline.compute.ram is None else parse_bytes(pipeline.compute.ram)
 
 
+def _ram_allowed(pipeline: Pipeline) -> int:
+    return ram_available_bytes() if pipeline.compute.ram is None else parse_bytes(pipeline.compute.ram)
+
+
 def _cost(system: Any, facts: dict[str, Any], arguments: dict[str, Any]) -> NetworkCost:
     import torch
 
@@ -202,10 +206,10 @@ def estimate_cost(
     )
     forwards = windows * (2 ** len(shape) if pipeline.predict.flips else 1)
     ram = cost.step_bytes(voxels * net_facts["batch_size"])
-    needed = ram_available_bytes() if device.memory_bytes is None else device.memory_bytes
-    if ram > needed:
+    allowed = device.memory_bytes or _ram_allowed(pipeline)
+    if ram > allowed:
         raise UserError(
-            f"a training step would take {ram / 1e9:.1f} GB of {needed / 1e9:.1f} GB",
+            f"a training step would take {ram / 1e9:.1f} GB of {allowed / 1e9:.1f} GB",
             "train.patch_size",
             "take a smaller patch_size, batch_size or system.size",
         )

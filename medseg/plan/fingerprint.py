@@ -57,18 +57,22 @@ class Fingerprint:
 
     @property
     def dims(self) -> int:
+        """Spatial axes: 2 or 3."""
         return len(self.cases[0].shape)
 
     @property
     def channels(self) -> int:
+        """Image channels."""
         return len(self.cases[0].foreground)
 
     @property
     def median_shape(self) -> npt.NDArray[np.float64]:
+        """Voxels per axis (RAS order), before cropping."""
         return np.median([c.shape for c in self.cases], axis=0)
 
     @property
     def median_spacing(self) -> npt.NDArray[np.float64]:
+        """mm per axis (RAS order); 1 for photographs."""
         return np.median([c.spacing for c in self.cases], axis=0)
 
     @property

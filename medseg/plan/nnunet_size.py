@@ -42,6 +42,7 @@ class Planner:
 
     @property
     def residual(self) -> bool:
+        """Whether the encoder is made of residual blocks."""
         return self.network == "ResidualEncoderUNet"
 
 

@@ -26,10 +26,12 @@ class Topology(NamedTuple):
 
     @property
     def stages(self) -> int:
+        """Resolutions of the encoder, the bottleneck included."""
         return len(self.strides)
 
     @property
     def divisor(self) -> tuple[int, ...]:
+        """What patch edges must be multiples of."""
         return tuple(2**n for n in self.pools)
 
 

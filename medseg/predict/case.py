@@ -39,17 +39,27 @@ class Predictor:
     """A loaded model with its settings; segments one image after the other.
 
     engine: what computed the windows, in words, known after the first case. Half precision is only used when it gives
-    the same labels as float32 on a window of the first case.
+    the same labels as float32 on a window of the first case. half_sums: see `windows.Cut`; set where memory is short.
+    sums_in_ram: add up logits in main memory although the network runs on a GPU, because its memory is too small.
     """
 
     model: Model
     settings: Predict
     engine: str = ""
+    half_sums: bool = False
+    sums_in_ram: bool = False
     _run: Any = field(default=None, repr=False)
 
     @property
     def cut(self) -> Cut:
-        return Cut(tuple(self.model.plan.patch_size), self.settings.overlap, self.settings.batch_size)
+        settings = self.settings
+        return Cut(tuple(self.model.plan.patch_size), settings.overlap, settings.batch_size, self.half_sums)
+
+    @property
+    def device(self) -> str:
+        """Where the network runs."""
+        net = self.model.net
+        return "cpu" if net is None else str(next((p.device for p in net.parameters()), "cpu"))
 
     def windows(self, prepared: PreparedImage) -> int:
         """How many windows a prepared image is cut into."""
@@ -85,6 +95,7 @@ class Predictor:
         array = torch.from_numpy(prepared.array)
         if self._run is None:
             self._choose_engine(array)
+        self._run.blend_on = "cpu" if self.sums_in_ram else self.device
         painter = _painter(prepared, plan, cut.lead(prepared.geometry.shape), sink)
         counter = _Counter(tick, cut.count(prepared.geometry.shape)) if tick else None
         for slab in stream_logits(self._run, array, cut, plan.out_channels, counter):
@@ -105,10 +116,11 @@ class Predictor:
         device = Eager(net).device
         dtype, why = number_type(self.settings.precision, device)
         if dtype is not None and self.settings.precision == "auto":
-            share = parity(net, _middle(array, self.cut.patch), dtype)
-            why += f", {share:.5f} of the labels as in fp32"
-            if share < PARITY:
-                dtype, why = None, f"fp32: half precision gave only {share:.5f} of the labels as in fp32"
+            plan = self.model.plan
+            dice = parity(net, _middle(array, self.cut.patch), dtype, plan.background, plan.overlapping)
+            why += f", Dice {dice:.5f} against fp32"
+            if dice < PARITY:
+                dtype, why = None, f"fp32: half precision has a Dice of only {dice:.5f} against it"
         self._run = Eager(net, autocast=dtype, flips=flips)
         self.engine = f"torch {why}"
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medseg.config import Data, Pipeline
+from medseg.core.case import Case, Image
 from medseg.core.errors import UserError
 from medseg.core.progress import say
 from medseg.core.run import Result
+
+if TYPE_CHECKING:
+    from medseg.predict.many import Task
 
 
 def predict_folder(model_dir: Path, data_root: Path, out: Path, settings: Pipeline) -> Result:
@@ -50,9 +55,8 @@ def predict_folder(model_dir: Path, data_root: Path, out: Path, settings: Pipeli
     return result
 
 
-def single(path: Path, data: Data):  # type: ignore[no-untyped-def]
+def single(path: Path, data: Data) -> Task:
     """The task of one image file, named after the file."""
-    from medseg.core.case import Case
     from medseg.io.names import stem_of
     from medseg.predict.many import Task
 
@@ -60,7 +64,7 @@ def single(path: Path, data: Data):  # type: ignore[no-untyped-def]
     return Task(name, partial(Case, name, name, partial(_read, path, data)), (str(path),))
 
 
-def _read(path: Path, data: Data):  # type: ignore[no-untyped-def]
+def _read(path: Path, data: Data) -> Image:
     from medseg.io.doors import read_image
 
     return read_image(path, data.select.irregular, data.spacing_tolerance, channels=True)

@@ -100,7 +100,7 @@ def _walk(job: Job, tasks: Sequence[Task], bar: Progress, reader: Executor, writ
         found = _caught(job, task, ahead or InProcess().submit(_read, job, task))
         room = number + 1 < len(tasks) and _fits_twice(job, found)
         ahead = reader.submit(_read, job, tasks[number + 1]) if room else None
-        made = None if found is None or found.image is None else _computed(job, task, found, bar, number)
+        made = None if found is None else _computed(job, task, found, bar, number)
         _settle(job, writing)
         writing = None if made is None else (task, writer.submit(_written, job, task, found, made))
         if ahead is None:
@@ -123,12 +123,13 @@ def _caught(job: Job, task: Task, future: Future) -> Any:
 
 
 def _note(job: Job, task: Task, error: BaseException) -> None:
-    """Notes why a case failed; what stops every further case as well is raised."""
+    """Notes why a case failed, and removes masks of an earlier image; what stops all further cases is raised."""
     if isinstance(error, Interrupted) or not isinstance(error, Exception):
         raise error
     if isinstance(error, UserError) and "disk is full" in error.what:
         raise error
     job.failed[task.case] = Outcome(task.case, error=error).reason
+    outputs.discard(job.out, task.case)
     say(f"  case {task.case} failed: {job.failed[task.case]}")
 
 
@@ -144,9 +145,11 @@ def _read(job: Job, task: Task) -> Read:
 
 
 def _computed(job: Job, task: Task, found: Read, bar: Progress, number: int) -> Made | None:
-    """Segments one case; None after a failure."""
+    """Segments one case; None after a failure, and for a case that was complete."""
     image, model = found.image, job.predictor.model
-    assert image is not None
+    if image is None:
+        _remember(job, task, outputs.read_sidecar(job.out, task.case))
+        return None
     chances = None
     start = time.monotonic()
     try:
@@ -180,13 +183,19 @@ def _written(job: Job, task: Task, found: Read, made: Made) -> None:
     image, seg, plan = found.image, made.seg, job.predictor.model.plan
     assert image is not None
     outputs.sidecar(job.out, task.case).unlink(missing_ok=True)
-    names = outputs.write_masks(seg, image, task.case, made.cost["formats"], job.out)
+    names, troubles = outputs.write_masks(seg, image, task.case, made.cost["formats"], job.out)
     if made.chances is not None:
         names += made.chances.write(seg, image, task.case, plan.background and not plan.overlapping, job.out)
         made.chances.close()
     facts = {**made.cost, **_measured(job, image, seg), **job.facts(found.content), "files": names}
+    facts["flags"] += troubles
     outputs.write_sidecar(job.out, task.case, facts)
     job.done[task.case] = facts
+    _remember(job, task, facts)
+
+
+def _remember(job: Job, task: Task, facts: Mapping[str, Any]) -> None:
+    """Cases with flags are to be looked at, whenever they were predicted."""
     if facts["flags"]:
         job.review[task.case] = "; ".join(facts["flags"])
 
@@ -239,7 +248,9 @@ def _need(job: Job, image: Image) -> memory.Estimate | None:
     if model.net is None:
         return None
     cut = job.predictor.cut
-    return memory.estimate(image.geometry, image.array.itemsize, model.plan, cut, job.window_bytes)
+    need = memory.estimate(image.geometry, image.array.itemsize, model.plan, cut, job.window_bytes)
+    need, job.predictor.sums_in_ram = memory.on_gpu(need, job.predictor.device)
+    return need
 
 
 def _announce(job: Job, image: Image, task: Task) -> None:
@@ -247,7 +258,13 @@ def _announce(job: Job, image: Image, task: Task) -> None:
     need = _need(job, image)
     if need is None:
         return
-    total = memory.held_bytes() + need.total - need.image
+    held = memory.held_bytes() - need.image
+    if held + need.total > job.budget and not job.predictor.half_sums:
+        # Later cases stay that way: results of one folder are made in one manner.
+        job.predictor.half_sums = True
+        say("  memory is short: logits are summed in float16")
+        need = _need(job, image) or need
+    total = held + need.total
     memory.require_fit(total, job.budget, f"case {task.case}", need.describe())
     if not job.announced:
         job.announced = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ SCRATCH = 1.3
 
 LIBRARIES = 64 * 2**20
 """What numerical libraries keep for themselves once they compute: thread buffers, packed weights, code."""
+
+GPU_SHARE = 0.85
+"""Share of a GPU's free memory that is counted on."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,26 @@ def estimate(geometry: Geometry, itemsize: int, plan: Plan, cut: Cut, window_byt
     return Estimate(
         image=plan.in_channels * voxels * itemsize,
         prepared=4 * plan.in_channels * prod(shape),
-        sums=4 * plan.out_channels * plane * cut.patch[lead],
+        sums=(2 if cut.half_sums else 4) * plan.out_channels * plane * cut.patch[lead],
         windows=window_bytes * cut.batch_size,
         planes=4 * plan.out_channels * plane * 2 * CHUNK + 16 * own_plane + 16 * PORTION,
         labels=voxels * (1 + (plan.out_channels if plan.overlapping else 0)),
     )
+
+
+def on_gpu(need: Estimate, device: str) -> tuple[Estimate, bool]:
+    """What is left for main memory when the network runs on a GPU, and whether the logits have to stay in it.
+
+    Logits are added up on the GPU where its free memory holds them; that is decided here, not by an exception later.
+    """
+    if not device.startswith("cuda"):
+        return need, False
+    import torch
+
+    free = torch.cuda.mem_get_info(device)[0]
+    if need.sums + need.windows + need.planes < GPU_SHARE * free:
+        return replace(need, sums=0, windows=0, planes=0), False
+    return replace(need, windows=0), True
 
 
 def window_bytes(net: nn.Module, channels: int, patch: Sequence[int]) -> int:

@@ -56,18 +56,24 @@ def mask_names(
     return names
 
 
-def write_masks(seg: Segmentation, image: Image, case: str, formats: Sequence[str], out: Path) -> list[str]:
-    """Writes the masks of one case, each whole or not at all; returns their names below `out`.
+def write_masks(
+    seg: Segmentation, image: Image, case: str, formats: Sequence[str], out: Path
+) -> tuple[list[str], list[str]]:
+    """Writes the masks of one case, each whole or not at all.
 
-    Classes that overlap get one mask each, in a folder of the class's name, with the class's own label value.
+    Returns their names below `out`, and sentences on a DICOM-SEG that could not be made beside another format; as
+    the only format it raises. Classes that overlap get one mask each, in a folder of the class's name, with the
+    class's own label value.
     """
     from medseg.io.doors import write_segmentation
 
-    names = []
+    names, troubles = [], []
     for kind in formats:
         for name in mask_names(case, [kind], seg.classes, seg.regions is not None):
             if kind == "dicom_seg":
-                if not _write_dicom(seg, image, out / name):
+                trouble = _write_dicom(seg, image, out / name, alone=len(formats) == 1)
+                if trouble is not None:
+                    troubles += [trouble] if trouble else []
                     continue
             elif seg.regions is None:
                 write_segmentation(seg, out / name, image)
@@ -75,19 +81,24 @@ def write_masks(seg: Segmentation, image: Image, case: str, formats: Sequence[st
                 position = [file_name(info.name) for info in seg.classes].index(name.split("/")[0])
                 write_segmentation(_one_class(seg, position), out / name, image)
             names.append(name)
-    return names
+    return names, troubles
 
 
-def _write_dicom(seg: Segmentation, image: Image, path: Path) -> bool:
-    """Writes a DICOM-SEG beside the other formats; False where nothing was found, since it cannot be empty."""
+def _write_dicom(seg: Segmentation, image: Image, path: Path, alone: bool) -> str | None:
+    """Writes a DICOM-SEG; returns None, or why there is none ("" where nothing was found: it cannot be empty)."""
     from medseg.io.dicom.seg import write_seg
 
+    path.unlink(missing_ok=True)
     if not seg.labels.any():
-        path.unlink(missing_ok=True)
-        return False
+        return ""
     files = [Path(f) for f in image.origin["files"]]
-    write_seg(seg, files, path, algorithm=f"medseg {seg.provenance.get('system', '')}".strip())
-    return True
+    try:
+        write_seg(seg, files, path, algorithm=f"medseg {seg.provenance.get('system', '')}".strip())
+    except UserError as err:
+        if alone:
+            raise
+        return f"no DICOM-SEG was written: {err.what}"
+    return None
 
 
 def _one_class(seg: Segmentation, position: int) -> Segmentation:
@@ -165,18 +176,30 @@ def write_sidecar(out: Path, case: str, facts: Mapping[str, Any]) -> None:
     write_json(sidecar(out, case), {"case": case, **facts})
 
 
+def read_sidecar(out: Path, case: str) -> dict[str, Any]:
+    """The facts of a case; empty where there are none or they are damaged."""
+    path = sidecar(out, case)
+    try:
+        found = read_json(path) if path.exists() else {}
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def is_complete(out: Path, case: str, facts: Mapping[str, str]) -> bool:
     """Whether a case was done before with the same facts (model, settings, input), and its files are still there."""
-    path = sidecar(out, case)
-    if not path.exists():
-        return False
-    try:
-        found = read_json(path)
-    except UserError:
-        return False
-    if any(found.get(key) != value for key, value in facts.items()):
+    found = read_sidecar(out, case)
+    if not found or any(found.get(key) != value for key, value in facts.items()):
         return False
     return all((out / name).exists() for name in found["files"])
+
+
+def discard(out: Path, case: str) -> None:
+    """Removes what an earlier prediction of a case left behind, its JSON first."""
+    found = read_sidecar(out, case)
+    sidecar(out, case).unlink(missing_ok=True)
+    for name in found.get("files", []):
+        (out / name).unlink(missing_ok=True)
 
 
 def refuse_other_models(out: Path, model: str) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PARITY = 0.999
-"""Smallest share of voxels that must get the same label in half precision as in float32."""
+"""Smallest Dice of all classes together between labels in half precision and in float32."""
 
 
 def number_type(precision: str, device: str) -> tuple[torch.dtype | None, str]:
@@ -45,12 +45,21 @@ def has_bfloat16() -> bool:
     return any(probe() for probe in probes if probe is not None)
 
 
-def parity(net: nn.Module, window: Tensor, dtype: torch.dtype) -> float:
-    """Share of voxels of a window (C, *S) that get the same label in `dtype` as in float32."""
+def parity(net: nn.Module, window: Tensor, dtype: torch.dtype, background: bool, overlapping: bool) -> float:
+    """Dice of all classes together, on a window (C, *S), between labels in `dtype` and in float32.
+
+    background: whether channel 0 is no class. 1 where neither finds anything.
+    """
     from medseg.predict.engines.eager import Eager
     from medseg.predict.planes import winners
 
     full, half = (Eager(net, autocast=kind)(window[None])[0] for kind in (None, dtype))
-    if len(full) == 1:
-        return float(((full > 0) == (half > 0)).float().mean())
-    return float((winners(full) == winners(half)).float().mean())
+    if overlapping:
+        ours, theirs = half > 0, full > 0
+        both, sizes = (ours & theirs).sum(), ours.sum() + theirs.sum()
+    else:
+        ours, theirs = winners(half), winners(full)
+        first = int(background)
+        both = ((ours == theirs) & (theirs >= first)).sum()
+        sizes = (ours >= first).sum() + (theirs >= first).sum()
+    return float(2 * both / sizes) if sizes else 1.0

@@ -33,9 +33,10 @@ class ArrayModel:
 
     def __init__(self, folder: Path, settings: Predict | None = None) -> None:
         from medseg.model.folder import load_model
+        from medseg.predict.case import Predictor
 
         self.model = load_model(Path(folder))
-        self.settings = settings or Predict()
+        self.predictor = Predictor(self.model, settings or Predict())
 
     def predict(self, arrays: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Labels of a batch. Raises UserError for a batch whose shape does not fit the model."""
@@ -54,7 +55,6 @@ class ArrayModel:
     def _labels(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         from medseg.core.geometry import Geometry
         from medseg.ingest.prepare import PreparedImage
-        from medseg.predict.case import Predictor
 
         plan = self.model.plan
         if self.model.net is None:
@@ -65,7 +65,7 @@ class ArrayModel:
         grid = Geometry.pixels(shape) if pixels else Geometry.from_spacing(shape, plan.spacing_mm or ())
         zeros = (0,) * plan.dims
         prepared = PreparedImage(image, grid, grid, tuple(range(plan.dims)), (), zeros, shape)
-        labels, _ = Predictor(self.model, self.settings).segment_prepared(prepared)
+        labels, _ = self.predictor.segment_prepared(prepared)
         return labels.astype(np.uint8)
 
 

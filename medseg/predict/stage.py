@@ -39,7 +39,7 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     from medseg.predict.many import Task, run_job
 
     cohort = load_cohort(folder)
-    rows = choose_rows(cohort, pipeline.predict.cases)
+    rows = choose_rows(cohort, which_cases(pipeline))
     job = open_job(pipeline, model_folder(pipeline, folder), folder.predictions)
     if pipeline.predict.model is None:
         drop_outdated(folder.predictions, job.predictor.model.hash)
@@ -57,11 +57,18 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     return result
 
 
+def which_cases(pipeline: Pipeline) -> str:
+    """`auto`: all cases when the model comes from elsewhere, for none of them trained it; else the held-out ones."""
+    if pipeline.predict.cases != "auto":
+        return pipeline.predict.cases
+    return "all" if pipeline.predict.model else "holdout"
+
+
 def choose_rows(cohort: Any, which: str) -> Sequence[Any]:
     """The rows of `predict.cases`. Raises UserError when there is none."""
     from medseg.data.cohort import cases_of
 
-    rows = cases_of(cohort, "holdout" if which == "auto" else which)  # type: ignore[arg-type]
+    rows = cases_of(cohort, which)  # type: ignore[arg-type]
     if not rows:
         counts = {name: len(cases_of(cohort, name)) for name in ("train", "val", "test")}  # type: ignore[arg-type]
         raise UserError(
@@ -105,17 +112,15 @@ def open_job(pipeline: Pipeline, model_path: Path, out: Path) -> Job:
 def drop_outdated(out: Path, model: str) -> None:
     """Removes what an earlier training of this run predicted, so that masks of two models never lie together."""
     from medseg.core.atomic import read_json
+    from medseg.predict.outputs import discard
 
     stale = []
-    for path in sorted(out.glob("*.json")) if out.is_dir() else []:
-        if path.name.startswith("."):
-            continue
+    for path in sorted(out.glob("[!.]*.json")):
         facts = read_json(path)
-        if isinstance(facts, dict) and facts.get("model", model) != model:
-            stale.append(path)
-            for name in facts.get("files", []):
-                (out / name).unlink(missing_ok=True)
-            path.unlink()
+        if isinstance(facts, dict) and "case" in facts and facts.get("model") != model:
+            stale.append(facts["case"])
+    for case in stale:
+        discard(out, case)
     if stale:
         say(f"  {len(stale)} predictions of an earlier training were removed")
 

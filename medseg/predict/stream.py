@@ -58,7 +58,7 @@ class Painter:
         logits = slab.logits.movedim(slab.lead + 1, 1)
         for start in range(slab.start, slab.stop, CHUNK):
             stop = min(start + CHUNK, slab.stop)
-            chunk = logits[:, start - slab.start : stop - slab.start].contiguous()
+            chunk = logits[:, start - slab.start : stop - slab.start].float().contiguous()
             if self._untouched():
                 self._paint_directly(chunk, start, stop)
             else:

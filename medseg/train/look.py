@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -77,19 +77,26 @@ class Looker:
         kept = [name for name, used in zip(self.cases, np.cumsum(costs)) if used <= room]
         self.cases = {name: self.cases[name] for name in kept or list(self.cases)[:1]}
 
-    def look(self, net: nn.Module, seconds: float | None = None) -> Look:
-        """Predicts and scores the cases; with `seconds`, the first look drops those that do not fit."""
+    def look(
+        self, net: nn.Module, seconds: float | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> Look | None:
+        """Predicts and scores the cases; with `seconds`, the first look drops those that do not fit.
+
+        None when `stop` became true between two cases: such a look is taken again later.
+        """
         start = time.monotonic()
         counts: list[Counts] = []
         was_training = net.training
         net.eval()
         for case in list(self.cases.values()):
-            if len(counts) >= len(self.cases):
+            if len(counts) >= len(self.cases) or stop():
                 break
             counts.append(self._count(net, case))
             if seconds is not None and len(counts) == 1:
                 self.limit_by_seconds(time.monotonic() - start, seconds)
         net.train(was_training)
+        if stop():
+            return None
         return summary(counts, [entry["name"] for entry in self.plan.classes], time.monotonic() - start)
 
     def _count(self, net: nn.Module, case: Prepared) -> Counts:

@@ -97,13 +97,13 @@ class Training:
         clock.run()
         with self._bar() as bar, Prefetch(self.sampler.batch, clock.step + 1) as batches:
             for batch in batches:
+                self._report(stop)
                 t, asked_to_stop = agree(self.fabric, clock.t, bool(stop))
                 if asked_to_stop:
                     self.save()
                     raise Interrupted(f"training was asked to stop ({stop.reason}) after step {clock.step}")
                 if t >= 1:
                     break
-                self._report()
                 loss = self.step(batch, t)
                 clock.step += 1
                 self.waited = waited_before + batches.waited
@@ -157,25 +157,31 @@ class Training:
         self.optimiser.step()
         return True
 
-    def _report(self) -> None:
-        """A look or a line of the history when it is time for one; the last ones are written by `finish`."""
-        if self.clock.is_over:
+    def _report(self, stop: StopRequest) -> None:
+        """A look or a line of the history when it is time for one; the last ones are written by `finish`.
+
+        Not when somebody waits for the end: whoever resumes the training writes them first.
+        """
+        if self.clock.is_over or stop:
             return
         if self.times.is_due(self.clock):
-            self.look()
+            self.look(stop)
         elif self.history.is_due(self.clock.t):
             self.write()
 
-    def look(self) -> None:
-        """Scores a few validation cases and writes a line."""
+    def look(self, stop: StopRequest | None = None) -> None:
+        """Scores a few validation cases and writes a line; nothing of it when asked to stop meanwhile."""
         if not self.looker.cases or self.rank:
             self.times.after(self.clock, 0.0)
             return self.write()
         limit = self.times.seconds_for_first if self.last_look is None else None
         with weights_of(self.raw, self.average.weights if self.average else None):
-            self.last_look = self.looker.look(self.raw, limit)
-        self.times.after(self.clock, self.last_look.seconds)
-        return self.write(self.last_look)
+            look = self.looker.look(self.raw, limit, lambda: bool(stop))
+        if look is None:
+            return None
+        self.last_look = look
+        self.times.after(self.clock, look.seconds)
+        return self.write(look)
 
     def finish(self) -> Trained:
         """The kept weights are in the network afterwards, and have been looked at."""

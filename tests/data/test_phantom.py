@@ -196,7 +196,8 @@ def test_a_cohort_of_an_older_version_is_made_again(cohort, monkeypatch):
     assert not phantom.is_complete(cohort.parent, rows(cohort)[0]["case"])
 
 
-def test_a_patient_that_fails_stops_with_a_sentence_and_leaves_no_half_series(tmp_path):
+def test_a_patient_that_fails_stops_with_a_sentence_and_leaves_no_half_series(tmp_path, scans, monkeypatch):
+    monkeypatch.setattr(phantom, "draw_scan", lambda seed, number: scans[number])
     (tmp_path / "dicom").write_text("a file where a folder should go")
     with pytest.raises(UserError, match=r"dicom.*cannot be written|no permission"):
         phantom.make_cohort(tmp_path, Phantom(cases=3, seed=1), workers=1)

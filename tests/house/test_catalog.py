@@ -35,7 +35,8 @@ def image(net: torch.nn.Module, dims: int, batch: int = 2) -> Tensor:
     """A batch in the smallest size worth looking at."""
     side = 32 if dims == 2 else 16
     torch.manual_seed(1)
-    return torch.randn(batch, CHANNELS, *(max(side, d) for d in net.divisor))
+    least = getattr(net, "minimum", net.divisor)
+    return torch.randn(batch, CHANNELS, *(max(side, d, m) for d, m in zip(net.divisor, least, strict=True)))
 
 
 def waived(card: Card, contract: str) -> None:

@@ -239,6 +239,12 @@ def test_more_memory_than_there_is_is_refused_before_work():
     pipeline = _pipeline("3d-u-net", "paper", train={"patch_size": [512, 512, 512], "batch_size": 8})
     with pytest.raises(UserError, match=r"a training step would take \d+\.\d GB of"):
         _plan(pipeline, [_case("a")])
+    little = _pipeline("3d-u-net", "small", train={"patch_size": [64, 64, 64]})
+    with pytest.raises(UserError, match=r"would take \d\.\d GB of 0\.4 GB"):
+        _plan(
+            little.model_copy(update={"compute": little.compute.model_copy(update={"ram": "400 MB"})}),
+            [_case("a")],
+        )
 
 
 def test_the_estimate_of_a_step_is_within_a_factor_of_a_few_of_a_real_one():

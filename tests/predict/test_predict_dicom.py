@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from medseg.config import IntensityPlan, Pipeline, Plan, Predict, System
+from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo
 from medseg.io.dicom.write_series import write_ct_series
@@ -81,7 +82,8 @@ def test_masks_of_a_series_lie_where_the_series_lies(number: int, tmp_path: Path
     write_ct_series(body(geometry), geometry, tmp_path / "series")
     image = read_image(tmp_path / "series")
     seg = predict_case(a_model([1.0, 1.0, 1.0]), image, Predict(overlap=0.25))
-    names = write_masks(seg, image, "a", ["nifti", "dicom_seg"], tmp_path / "out")
+    names, troubles = write_masks(seg, image, "a", ["nifti", "dicom_seg"], tmp_path / "out")
+    assert troubles == []
     assert names == ["a.nii.gz", "a.dcm"]
     truth = body(geometry)
     for name in names:
@@ -99,7 +101,23 @@ def test_nothing_found_leaves_the_nifti_alone(tmp_path: Path) -> None:
     write_ct_series(np.zeros(geometry.shape, np.int16), geometry, tmp_path / "series")
     image = read_image(tmp_path / "series")
     seg = predict_case(a_model([2.0, 2.0, 2.0]), image)
-    assert write_masks(seg, image, "a", ["nifti", "dicom_seg"], tmp_path / "out") == ["a.nii.gz"]
+    assert write_masks(seg, image, "a", ["nifti", "dicom_seg"], tmp_path / "out") == (["a.nii.gz"], [])
+
+
+def test_a_series_that_cannot_carry_a_segmentation_keeps_its_nifti(tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise UserError("the centroid of ball moved by 12 mm")
+
+    monkeypatch.setattr("medseg.io.dicom.seg.write_seg", refuse)
+    geometry = GRIDS[0]
+    write_ct_series(body(geometry), geometry, tmp_path / "series")
+    image = read_image(tmp_path / "series")
+    seg = predict_case(a_model([2.0, 2.0, 2.0]), image)
+    names, troubles = write_masks(seg, image, "a", ["nifti", "dicom_seg"], tmp_path / "out")
+    assert names == ["a.nii.gz"]
+    assert troubles == ["no DICOM-SEG was written: the centroid of ball moved by 12 mm"]
+    with pytest.raises(UserError, match="12 mm"):
+        write_masks(seg, image, "a", ["dicom_seg"], tmp_path / "out")
 
 
 def save_lung_threshold(folder: Path) -> Path:

@@ -259,3 +259,22 @@ def test_the_model_that_mlflow_stores_predicts_prepared_arrays(model: Path, tmp_
     assert labels.shape == (2, 20, 16, 24)
     assert labels.dtype == np.uint8
     assert set(np.unique(labels)) <= {0, 1, 2}
+
+
+def test_a_mask_does_not_outlive_the_image_it_was_made_from(model: Path, cases: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict_folder(model, cases, out, settings())
+    (cases / "Fall 1ü.nii.gz").write_bytes(b"damaged since")
+    result = predict_folder(model, cases, out, settings())
+    assert (result.done, set(result.failed)) == (2, {"Fall 1ü"})
+    assert not (out / "Fall 1ü.nii.gz").exists()
+    assert set(sidecars(out)) == {"Fall 0ü", "Fall 2ü"}
+
+
+def test_flags_are_told_again_when_nothing_is_done_again(model: Path, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), tmp_path / "blank.nii.gz")
+    first = predict_folder(model, tmp_path / "blank.nii.gz", tmp_path / "out", settings())
+    again = predict_folder(model, tmp_path / "blank.nii.gz", tmp_path / "out", settings())
+    assert again.details["new"] == 0
+    assert "the image is empty" in first.review["blank"]
+    assert first.review == again.review

@@ -13,7 +13,7 @@ import torch
 from medseg.config import Compute, IntensityPlan, Plan
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
-from medseg.predict.memory import budget_bytes, estimate, require_fit, window_bytes
+from medseg.predict.memory import budget_bytes, estimate, on_gpu, require_fit, window_bytes
 from medseg.predict.windows import Cut
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +100,18 @@ def test_what_does_not_fit_is_refused_with_both_numbers_and_a_way_out() -> None:
 def test_the_budget_is_what_was_asked_for() -> None:
     assert budget_bytes(Compute(ram="6 GB")) == 6 * 10**9
     assert budget_bytes(Compute()) > 10**8
+
+
+def test_on_a_gpu_logits_stay_there_when_they_fit_and_in_main_memory_when_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need = estimate(
+        Geometry.from_spacing((256, 256, 200), (1.0, 1.0, 1.0)), 2, a_plan(25), Cut((128,) * 3), 10**9
+    )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * 10**9, 80 * 10**9))
+    left, in_ram = on_gpu(need, "cuda:0")
+    assert (left.sums, left.windows, in_ram) == (0, 0, False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**8, 8 * 10**9))
+    left, in_ram = on_gpu(need, "cuda:0")
+    assert (left.sums, left.windows, in_ram) == (need.sums, 0, True)
+    assert on_gpu(need, "cpu") == (need, False)

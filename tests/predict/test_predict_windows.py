@@ -152,3 +152,16 @@ def test_the_progress_counts_every_window() -> None:
     for _ in stream_logits(Eager(torch.nn.Conv2d(1, 1, 1)), image, cut, 1, ticks.append):
         pass
     assert sum(ticks) == cut.count((40, 50)) == 24
+
+
+def test_sums_in_float16_take_half_the_memory_and_keep_the_labels() -> None:
+    net = torch.nn.Conv3d(1, 6, 3, padding=1).eval()
+    image = torch.randn(1, 40, 36, 30)
+    full = predict_logits(net, image, (16, 16, 16), 6)
+    kinds = set()
+    for slab in stream_logits(Eager(net), image, Cut((16, 16, 16), half_sums=True), 6):
+        kinds.add(slab.logits.dtype)
+        wanted = full.narrow(slab.lead + 1, slab.start, slab.stop - slab.start)
+        assert (slab.logits.float() - wanted).abs().max() < 0.004
+        assert (slab.logits.float().argmax(0) == wanted.argmax(0)).float().mean() > 0.995
+    assert kinds == {torch.float16}

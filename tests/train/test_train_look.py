@@ -129,3 +129,10 @@ def test_other_weights_are_lent_and_given_back() -> None:
     assert net.weight == 10.0
     with weights_of(net, None):
         assert net.weight == 10.0
+
+
+def test_a_look_ends_between_two_cases_when_somebody_waits(plan: Callable, ball: Callable) -> None:
+    asked = iter([False, True, True])
+    cases = {f"v{i}": ball(i) for i in range(4)}
+    assert Looker(cases, plan(), None).look(Threshold(), stop=lambda: next(asked)) is None
+    assert [bool(case.reads) for case in cases.values()] == [True, False, False, False]

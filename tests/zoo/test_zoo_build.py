@@ -57,7 +57,6 @@ def test_no_channels_are_refused(what: str, numbers: tuple[int, int]) -> None:
     [
         ("u-net", {"padding": "some"}, "padding is 'some'; it is same, valid or mirror"),
         ("u-net", {"norm": "layer"}, "norm is 'layer'; it is batch, instance, group or none"),
-        ("u-net-plus-plus", {"heads": "best"}, "heads is 'best'"),
         ("fcn-8s", {"stride": 7}, "stride is 7"),
         ("v-net", {"activation": "gelu"}, "activation is 'gelu'"),
         ("v-net", {"convs": ((1, 1), (1, 1))}, "there is one more down"),

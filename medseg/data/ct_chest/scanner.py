@@ -15,7 +15,7 @@ from medseg.data.ct_chest.person import Person, paint_person
 MAX_VOXELS = 4_500_000
 MAX_IN_PLANE = 256
 CANVAS_VOXELS = 2_600_000
-VIEWS = {"thorax": 0.46, "bases": 0.22, "side": 0.16, "top": 0.06, "slab": 0.10}
+VIEWS = {"thorax": 0.42, "bases": 0.22, "side": 0.20, "top": 0.06, "slab": 0.10}
 """Share of fields of view: whole chest, belly with lung bases, one side, neck and apices, a part of the chest."""
 
 

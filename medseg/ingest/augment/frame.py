@@ -28,6 +28,7 @@ class Frame:
 
     @property
     def ndim(self) -> int:
+        """Spatial axes: 2 or 3."""
         return len(self.shape)
 
     @property

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 
 class Eager:
-    """Windows (B, C, *S) float32 on any device -> logits (B, K, *S) float32 on the network's device.
+    """Windows (B, C, *S) float32 on any device -> logits (B, K, *S) on the network's device.
+
+    The logits have the number type that they were computed in; averages over mirrored copies are float32.
 
     net: a network in eval mode. autocast: number type of its convolutions, None for float32. flips: axes (0-based,
     of *S) over which mirrored copies are averaged, all their combinations, as logits.
     divisor: sizes the network takes are multiples of it (one number, or one an axis); the padding is zero, below and
-    above, and is cut off again.
+    above, and is cut off again. blend_on: the device that adds up the logits of overlapping windows.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Eager:
         )
         parameter = next(chain(net.parameters(), net.buffers()), None)
         self.device = "cpu" if parameter is None else str(parameter.device)
+        self.blend_on = self.device
 
     def __call__(self, windows: Tensor) -> Tensor:
         import torch
@@ -42,10 +45,13 @@ class Eager:
         windows = windows.to(self.device)
         with torch.inference_mode():
             total = self._fitted(windows)
+            if len(self.mirrors) == 1:
+                return total
+            total = total.float()
             for axes in self.mirrors[1:]:
                 where = [axis + 2 for axis in axes]
                 total = total + self._fitted(windows.flip(where)).flip(where)
-            return total / len(self.mirrors) if len(self.mirrors) > 1 else total
+            return total / len(self.mirrors)
 
     def _fitted(self, windows: Tensor) -> Tensor:
         """Pads to sizes that the network takes, and cuts its logits to the windows again."""
@@ -77,4 +83,4 @@ class Eager:
         from medseg.zoo.outputs import main_of
 
         with torch.autocast(windows.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return main_of(self.net(windows)).float()
+            return main_of(self.net(windows))

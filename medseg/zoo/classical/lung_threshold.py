@@ -4,9 +4,10 @@ Air in the lungs is far darker than the body, so a threshold between the two, th
 and a little morphology give the lungs without any training: air inside the body is cut out, trachea and main bronchi
 are taken away, the two lungs are told apart by the patient's sides, and vessels inside them are filled.
 Differs from the paper: the threshold is fixed (-400 HU) unless `threshold_hu: auto` asks for the paper's iteration;
-the airways are removed as air that is darker and reached from above rather than by slice-wise growing; touching lungs
-are parted by the nearest of their cores rather than by a dynamic search for the junction line; all morphology is 3D
-and measured in mm.
+airways are grown in 3D from a round dark disc and stop before they leak; touching lungs are parted by the nearest of
+their cores rather than by a search for the junction line; a single lung is named by where the chest wall or the spine
+lies; all morphology is 3D and in mm. Lung that is as dense as muscle (consolidation, effusion, large tumours) is
+beyond any threshold: only what healthy lung encloses is filled.
 Oracle: none kept; agreement with segmented lungs of real CT is tested where the data are at hand.
 """
 

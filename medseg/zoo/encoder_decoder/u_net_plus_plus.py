@@ -4,8 +4,8 @@ The skips of a U-Net become a nested grid: node X(i,j) at depth i convolves all 
 with the upsampled node below, so encoder features are brought nearer to the decoder's before they meet. The nodes of
 the finest depth all give a segmentation and are supervised, and a trained net can be pruned to any of them.
 Differs from the paper: none in structure; counts and dropout are those of the authors' Keras code (0.5 after each
-convolution, no norm). With deep supervision the paper averages the four outputs ("accurate mode"); `heads` says
-which output counts in eval mode: "last", as the authors' default model, or "mean". Volumes use 3D layers.
+convolution, no norm). In eval mode the last head counts, as in the authors' default model; `net.average = True` gives
+the mean of all four (the paper's "accurate mode"). Volumes use 3D layers.
 Oracle: MONAI 1.6 BasicUNetPlusPlus: the same grid with MONAI's blocks put into its nodes gives equal outputs
 (MONAI's own widths, norm and activation are others); the authors' printed count of 9,041,601.
 """
@@ -39,7 +39,7 @@ class UNetPlusPlus(nn.Module):
     """UNet++ on (B, in_channels, *S) -> logits (B, classes, *S).
 
     features: channels by depth. deep_supervision: supervise all nodes of the finest depth; in training mode these
-    come as `auxiliary`, each with weight 1. heads: last or mean, see above.
+    come as `auxiliary`, each with weight 1. `average`: whether eval mode gives the mean of all heads.
     """
 
     def __init__(
@@ -51,15 +51,12 @@ class UNetPlusPlus(nn.Module):
         norm: str = "none",
         dropout: float = 0.5,
         deep_supervision: bool = True,
-        heads: str = "last",
     ) -> None:
         super().__init__()
-        if heads not in ("last", "mean"):
-            raise ValueError(f"heads is {heads!r}; it is last or mean")
         depth = len(features) - 1
         self.divisor = (2**depth,) * dims
         self.deep_supervision = deep_supervision
-        self.average = heads == "mean"
+        self.average = False
         style = Style(norm)
         self.pool = nd.MAX_POOL[dims](2)
         inputs = (in_channels, *features[:-1])

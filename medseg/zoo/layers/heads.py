@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from medseg.zoo.layers import nd
@@ -60,3 +61,14 @@ class OnLast(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.module(features[-1])
+
+
+class Beside(nn.Module):
+    """The input and what each branch makes of it, concatenated."""
+
+    def __init__(self, branches: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, *(branch(x) for branch in self.branches)], dim=1)

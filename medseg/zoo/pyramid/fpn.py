@@ -6,8 +6,7 @@ semantic head brings each of them to a quarter of the image by 3x3 convolutions 
 them and classifies.
 Differs from the paper: the pyramid's own paper segments by boxes and masks; here it has the semantic head of its
 sequel. Doublings interpolate to the next level's size, so odd sizes fit.
-Oracle: none installed; counted by layers against segmentation_models.pytorch's published network is not possible,
-as its head is narrower.
+Oracle: none installed; the pyramid by its equations.
 """
 
 from __future__ import annotations

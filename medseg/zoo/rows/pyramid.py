@@ -3,6 +3,12 @@
 from medseg.zoo.card import Card
 
 HOME = "medseg.zoo.pyramid"
+HEAD_SIZES = {
+    "paper": {},
+    "resnet50": {"backbone": "resnet50"},
+    "small": {"backbone": "resnet-small", "channels": 64},
+    "tiny": {"backbone": "resnet-tiny", "channels": 8},
+}
 
 ROWS = (
     Card(
@@ -41,5 +47,29 @@ ROWS = (
             "small": {"backbone": "resnet-small", "width": 64, "inner": 32},
             "tiny": {"backbone": "resnet-tiny", "width": 8, "inner": 8},
         },
+    ),
+    Card(
+        name="apc-net",
+        title="APCNet, adaptive pyramid context",
+        task="semantic",
+        dims=(2, 3),
+        family="pyramid",
+        paper="doi:10.1109/CVPR.2019.00770",
+        year=2019,
+        at=f"{HOME}.apc_net:APCNet",
+        aliases=("apcnet",),
+        sizes=HEAD_SIZES,
+    ),
+    Card(
+        name="dm-net",
+        title="DMNet, dynamic multi-scale filters",
+        task="semantic",
+        dims=(2, 3),
+        family="pyramid",
+        paper="doi:10.1109/ICCV.2019.00366",
+        year=2019,
+        at=f"{HOME}.dm_net:DMNet",
+        aliases=("dmnet",),
+        sizes=HEAD_SIZES,
     ),
 )

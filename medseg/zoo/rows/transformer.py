@@ -26,4 +26,23 @@ ROWS = (
             "tiny": {"mix": "tiny", "width": 8},
         },
     ),
+    Card(
+        name="swin-unetr",
+        title="Swin UNETR",
+        task="semantic",
+        dims=(2, 3),
+        family="transformer",
+        paper="arXiv:2201.01266",
+        year=2021,
+        at=f"{HOME}.swin_unetr:SwinUNETR",
+        params=61_980_000,
+        params_source="the paper's section on the experiments",
+        params_form={"dims": 3, "in_channels": 4, "classes": 3},
+        aliases=("swinunetr",),
+        sizes={
+            "paper": {},
+            "small": {"width": 12},
+            "tiny": {"width": 12, "depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1), "norm": "batch"},
+        },
+    ),
 )

@@ -168,3 +168,19 @@ def test_a_real_contrast_ct_has_both_lungs_on_their_sides(shared_data: Path) -> 
     assert np.nonzero(found == 1)[0].mean() > np.nonzero(found == 2)[0].mean(), (
         "x grows to the patient's right"
     )
+
+
+@pytest.mark.parametrize("number", [4, 11, 12])
+def test_phantom_lungs_are_found_in_whole_and_partial_scans(number: int) -> None:
+    from medseg.core.geometry import reorient_array
+    from medseg.data.phantom import draw_scan
+
+    scan = draw_scan(5, number)
+    ras, order, flips = scan.geometry.reoriented()
+    hu, truth = (reorient_array(np.asarray(a), order, flips) for a in (scan.hu, scan.labels))
+    found = lungs(hu, ras.spacing)
+    for side in (1, 2):
+        if (truth == side).any():
+            assert dice(found == side, truth == side) > 0.85, (
+                "dense disease is beyond a threshold, a wrong side is not"
+            )

@@ -137,8 +137,9 @@ def test_every_node_of_unet_plus_plus_sees_all_earlier_ones_of_its_depth() -> No
 
 
 def test_unet_plus_plus_averages_its_heads_when_asked() -> None:
-    last, mean = small("u-net-plus-plus"), small("u-net-plus-plus", heads="mean")
+    last, mean = small("u-net-plus-plus"), small("u-net-plus-plus")
     mean.load_state_dict(last.state_dict())
+    mean.average = True
     x = torch.randn(1, 1, 16, 16)
     nodes = last.grid(x)[1:]
     by_hand = torch.stack([head(node) for head, node in zip(last.heads, nodes, strict=True)]).mean(0)

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.core.errors import UserError
 from medseg.zoo.build import build
 from medseg.zoo.layers.feature_pyramid import TopDown
 from medseg.zoo.layers.pooling import PyramidPooling
 from medseg.zoo.outputs import Outputs
+from medseg.zoo.pyramid.apc_net import AdaptiveContext
+from medseg.zoo.pyramid.dm_net import DynamicConv
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +72,37 @@ def test_the_semantic_head_sums_all_levels_at_a_quarter() -> None:
     assert net.head(features).shape[2:] == features[0].shape[2:] == (16, 16)
     steps = [len(branch) for branch in net.head[1].branches]
     assert steps == [1, 1, 2, 3], "as many doublings as a level is deep"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_adaptive_context_gathers_regions_by_affinity(dims: int) -> None:
+    module = AdaptiveContext(dims, 3, 4, 2).eval()
+    x = torch.randn(1, 3, *(4,) * dims)
+    pool = nn.functional.avg_pool2d if dims == 2 else nn.functional.avg_pool3d
+    regions = module.regions(pool(x, 2)).flatten(2)[0]
+    entered = module.enter(x)
+    whole = module.whole(entered.mean(dim=tuple(range(2, dims + 2)), keepdim=True))
+    affinity = torch.sigmoid(module.affinity(entered + whole)).flatten(2)[0]
+    gathered = torch.stack(
+        [sum(affinity[r, n] * regions[:, r] for r in range(2**dims)) for n in range(4**dims)], 1
+    )
+    expected = module.mix(torch.relu(entered + module.residual(gathered.reshape(entered.shape))))
+    torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_dynamic_filters_are_made_from_each_image(dims: int) -> None:
+    module = DynamicConv(dims, 3, 4, 3).eval()
+    x = torch.randn(2, 3, *(6,) * dims)
+    conv = nn.functional.conv2d if dims == 2 else nn.functional.conv3d
+    pool = nn.functional.avg_pool2d if dims == 2 else nn.functional.avg_pool3d
+    for sample in range(2):
+        one = x[sample : sample + 1]
+        kernels = module.make(pool(one, 2))[0][:, None]
+        by_hand = conv(module.enter(one), kernels, padding=1, groups=4)
+        torch.testing.assert_close(module.filtered(x)[sample : sample + 1], by_hand)
+
+
+def test_even_dynamic_filters_are_refused() -> None:
+    with pytest.raises(UserError, match=r"kernels are \[1, 2\]; they are odd"):
+        build("dm-net", dims=2, in_channels=1, classes=2, size="tiny", kernels=(1, 2))
