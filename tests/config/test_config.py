@@ -162,3 +162,9 @@ def test_every_setting_has_a_meaning() -> None:
 def test_a_list_is_no_pipeline_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no pipeline file"):
         read_yaml(write(tmp_path, "- a\n- b\n"))
+
+
+def test_shipped_presets_can_be_included(tmp_path: Path) -> None:
+    for preset in (Path(__file__).parents[2] / "configs").rglob("*.yaml"):
+        pipeline = load_pipeline(write(tmp_path, f"include: {preset}\n{GOOD}"))
+        assert pipeline.train.minutes or pipeline.train.steps
