@@ -20,7 +20,7 @@ COHORT = Phantom(cases=3, seed=11)
 
 @pytest.fixture(scope="module")
 def scans() -> list[Scan]:
-    return [phantom.draw_scan(seed=5, number=number) for number in range(8)]
+    return [phantom.draw_scan(seed=5, number=number) for number in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def both_lungs(scans: list[Scan]) -> list[Scan]:
 
 def test_the_right_lung_lies_to_the_patients_right(scans):
     shown = both_lungs(scans)
-    assert len(shown) >= 4
+    assert len(shown) >= 3
     for scan in shown:
         assert centre_mm(scan, 1)[0] > centre_mm(scan, 2)[0] + 60
 
@@ -108,13 +108,12 @@ def test_a_scan_stays_small(scans):
     assert sum(VIEWS.values()) == pytest.approx(1)
 
 
-def test_the_same_seed_makes_the_same_patient_and_another_another():
-    first, again = phantom.draw_scan(3, 1), phantom.draw_scan(3, 1)
+def test_the_same_seed_makes_the_same_patient_and_another_another(scans):
+    first, again = scans[0], phantom.draw_scan(seed=5, number=0)
     assert np.array_equal(first.hu, again.hu)
     assert np.array_equal(first.labels, again.labels)
     assert np.array_equal(first.geometry.affine, again.geometry.affine)
-    other = phantom.draw_scan(4, 1)
-    assert other.hu.shape != first.hu.shape or not np.array_equal(other.hu, first.hu)
+    assert first.hu.shape != scans[1].hu.shape or not np.array_equal(first.hu, scans[1].hu)
 
 
 def test_the_series_reads_back_as_it_was_drawn(cohort):

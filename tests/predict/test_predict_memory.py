@@ -19,7 +19,7 @@ from medseg.predict.windows import Cut
 ROOT = Path(__file__).parents[2]
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 import numpy as np, torch
 torch.set_num_threads(1)
 from medseg.config import IntensityPlan, Plan, Predict, System
@@ -46,7 +46,9 @@ predictor.segment(small)  # libraries are loaded and their pools filled before t
 need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(net, 1, plan.patch_size))
 held = held_bytes()
 predictor.segment(image)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss: a new process starts with that of the one that started it.
+status = open("/proc/self/status").read()
+peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
 print(json.dumps({"announced": held + need.total - need.image, "measured": peak, "grown": peak - held}))
 """
 
@@ -60,10 +62,12 @@ def measure(classes: int, slices: int) -> dict[str, int]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure the peak")
 def test_the_announced_memory_is_kept_and_no_more_than_twice_what_is_taken() -> None:
     found = measure(25, 100)
     assert found["measured"] <= found["announced"] * 1.02
-    assert found["grown"] > 0.4 * (found["announced"] - (found["measured"] - found["grown"]))
+    held = found["measured"] - found["grown"]
+    assert found["grown"] > 0.4 * (found["announced"] - held)
 
 
 def a_plan(channels: int) -> Plan:
