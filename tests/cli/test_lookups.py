@@ -15,7 +15,15 @@ def test_the_list_is_an_array_of_cards(medseg: Callable) -> None:
     assert all(set(card) == KEYS for card in cards)
     names = [card["name"] for card in cards]
     assert len(names) == len(set(names))
-    assert {"u-net", "3d-u-net", "v-net", "attention-u-net", "fcn-8s", "threshold-otsu", "lung-threshold"} <= set(names)
+    assert {
+        "u-net",
+        "3d-u-net",
+        "v-net",
+        "attention-u-net",
+        "fcn-8s",
+        "threshold-otsu",
+        "lung-threshold",
+    } <= set(names)
 
 
 def test_filters_narrow_the_list(medseg: Callable) -> None:
