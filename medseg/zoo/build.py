@@ -23,8 +23,10 @@ def find(name: str) -> Card:
         for card in rows if isinstance(rows, tuple) else rows():
             if wanted in names_of(card):
                 return card
-    known = [n for card in cards() for n in names_of(card)]
-    guess = did_you_mean(name, known) or "."
+    # An alias may be what comes nearest; what is offered is the system's own name.
+    own = {alias: card.name for card in cards() for alias in names_of(card)}
+    close = list(dict.fromkeys(own[alias] for alias in nearest(wanted, own)))
+    guess = f", did you mean {' or '.join(close)}?" if close else "."
     raise UserError(f"no system named {name!r}{guess} `medseg list` shows all", "system.name")
 
 

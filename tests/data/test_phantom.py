@@ -12,7 +12,8 @@ import pytest
 from medseg.config import Phantom
 from medseg.core.errors import UserError
 from medseg.data import phantom
-from medseg.data.ct_chest.scanner import VIEWS, Scan
+from medseg.data.ct_chest.chest import draw_chest
+from medseg.data.ct_chest.scanner import VIEWS, Scan, draw_view
 from medseg.io.doors import read_image, read_segmentation
 
 COHORT = Phantom(cases=3, seed=11)
@@ -91,12 +92,20 @@ def test_the_heart_pushes_the_left_lung_back(scans):
     assert np.mean(gaps) > -30
 
 
-def test_grids_differ_in_order_spacing_and_tilt(scans):
-    assert len({scan.geometry.axis_codes for scan in scans}) >= 3
-    assert len({scan.facts["view"] for scan in scans}) >= 3
-    assert any(np.abs(scan.geometry.affine[:3, :3]).min() > 1e-3 for scan in scans)
-    spacings = np.array([scan.geometry.spacing for scan in scans])
-    assert spacings.max() / spacings.min() > 3
+def test_grids_differ_in_order_spacing_tilt_and_view():
+    rng = np.random.default_rng(1)
+    views = [draw_view(draw_chest(rng), rng) for _ in range(80)]
+    assert len({(view.axes, view.signs) for view in views}) >= 8
+    assert {view.name for view in views} == set(VIEWS)
+    assert {view.axes[2] for view in views} == {0, 1, 2}
+    tilted = [view for view in views if not np.array_equal(view.turn, np.eye(3))]
+    assert 15 < len(tilted) < 60
+    angles = [np.degrees(np.arccos((np.trace(view.turn) - 1) / 2)) for view in tilted]
+    assert max(angles) <= 15.001
+    thickest = [view.spacing_mm[view.axes[2]] for view in views]
+    finest = [min(view.spacing_mm) for view in views]
+    assert max(thickest) > 5
+    assert min(finest) < 1.3
 
 
 def test_grids_are_right_handed_as_dicom_sorts_slices(scans):
