@@ -21,7 +21,7 @@ def systems_of(run: RunFolder) -> list[tuple[str, RunFolder]]:
     many = sorted((run.path / "systems").glob("*")) if (run.path / "systems").is_dir() else []
     folders = [(p.name, run.system(p.name)) for p in many] or [("", run)]
     named = []
-    for name, folder in folders:
+    for _, folder in folders:
         facts = read_json(folder.model / "model.json")["system"]
         slug = facts["name"] if facts["size"] == "paper" else f"{facts['name']} ({facts['size']})"
         named.append((slug, folder))

@@ -13,9 +13,8 @@ ROOT = Path(__file__).parent
 
 def pages() -> dict[str, str]:
     """File name below docs/ -> text."""
-    from medseg.zoo.docs import render as system_pages
-
     from medseg.metrics.docs import render as metrics_page
+    from medseg.zoo.docs import render as system_pages
 
     systems = {f"systems/{name}": text for name, text in system_pages().items()}
     return {"pipeline-file.md": pipeline_page(), "metrics.md": metrics_page(), **systems}

@@ -211,7 +211,7 @@ class Train(Section):
     loss: dict[str, Any] | str = Field(
         "dice_ce", description="a name of the loss table, or {name: tversky, alpha: 0.3}"
     )
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="optimiser and its rates")  # type: ignore[arg-type]
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="optimiser and its rates")
     schedule: Literal["poly", "cosine", "constant"] = Field(
         "poly", description="learning rate over the training; poly: (1 - t)^0.9"
     )

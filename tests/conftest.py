@@ -22,7 +22,9 @@ def shared_data() -> Path:
     """The folder of real images that tests may read; skips where it is absent."""
     found = _find_shared_data()
     if found is None:
-        pytest.skip("no real images here: put them beside the checkout as shared/data or set MEDSEG_TEST_DATA")
+        pytest.skip(
+            "no real images here: put them beside the checkout as shared/data or set MEDSEG_TEST_DATA"
+        )
     return found
 
 

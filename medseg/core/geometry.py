@@ -202,12 +202,12 @@ def reorient_array(array: npt.NDArray, order: Sequence[int], flips: Sequence[int
     """Permutes and flips the last len(order) axes of `array` as `Geometry.reoriented` says (a view)."""
     lead = array.ndim - len(order)
     moved = array.transpose(*range(lead), *(lead + o for o in order))
-    return np.flip(moved, [lead + axis for axis in flips]) if flips else moved
+    return np.flip(moved, tuple(lead + axis for axis in flips)) if flips else moved
 
 
 def restore_array(array: npt.NDArray, order: Sequence[int], flips: Sequence[int]) -> npt.NDArray:
     """The inverse of `reorient_array` (a view)."""
     lead = array.ndim - len(order)
-    unflipped = np.flip(array, [lead + axis for axis in flips]) if flips else array
+    unflipped = np.flip(array, tuple(lead + axis for axis in flips)) if flips else array
     back = [int(n) for n in np.argsort(order)]
     return unflipped.transpose(*range(lead), *(lead + o for o in back))

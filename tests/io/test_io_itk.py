@@ -110,7 +110,11 @@ def test_the_right_anterior_superior_space_is_taken_as_it_is(tmp_path):
     ("text", "data", "message"),
     [
         (HEAD, b"\0" * 20, "the header claims 24 bytes of voxels, the file has 20 bytes"),
-        (HEAD.replace("raw", "gzip"), gzip.compress(b"\0" * 24, mtime=0)[:-9], "compressed data cannot be unpacked"),
+        (
+            HEAD.replace("raw", "gzip"),
+            gzip.compress(b"\0" * 24, mtime=0)[:-9],
+            "compressed data cannot be unpacked",
+        ),
         (HEAD.replace("2 3 4", "90000 90000 90000"), b"\0" * 24, "the header claims 729 TB"),
         (HEAD.replace(SPACE, ""), b"\0" * 24, "has no spacing and no orientation"),
         (HEAD.replace("left-posterior-superior", "scanner-xyz"), b"", "left and right are unknown"),
