@@ -41,6 +41,12 @@ def table(run: RunFolder) -> list[str]:
     scores = {name: read_json(folder.scores_json) for name, folder in systems}
     present = {k for s in scores.values() for v in s["per_class"].values() for k in v if v[k] is not None}
     columns = [c for c in COLUMNS if c[0] in present]
+    if not columns:
+        return [
+            "Nothing was scored: no case has a reference.",
+            "",
+            *(cost(n, f, scores[n]) for n, f in systems),
+        ]
     lines = ["| system | class | n | misses | " + " | ".join(t for _, t, _ in columns) + " |"]
     lines.append("|---|---|---|---|" + "---|" * len(columns))
     for name, found in scores.items():

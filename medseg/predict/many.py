@@ -210,11 +210,13 @@ def _measured(job: Job, image: Image, seg: Segmentation) -> dict[str, Any]:
         name: None if litre is None or name in unknown else round(n * litre, 4) for name, n in voxels.items()
     }
     # A classical method was never trained, so there is nothing that its images could be unlike.
-    flags = [] if model.net is None else input_flags(image, model.plan)
+    trained = model.net is not None
+    plan = model.plan if trained else model.plan.model_copy(update={"volume_ml": {}})
+    flags = input_flags(image, plan) if trained else []
     return {
         "voxels": voxels,
         "volumes_ml": volumes,
-        "flags": [*flags, *output_flags(seg, voxels, model.plan)],
+        "flags": [*flags, *output_flags(seg, voxels, plan)],
         "system": model.system.slug,
         "engine": job.predictor.engine,
         "windows": seg.provenance["windows"],

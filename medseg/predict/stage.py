@@ -58,10 +58,13 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
 
 
 def which_cases(pipeline: Pipeline) -> str:
-    """`auto`: all cases when the model comes from elsewhere, for none of them trained it; else the held-out ones."""
+    """`auto`: the held-out cases where some were trained on; all of them where nothing was learnt from this cohort."""
+    from medseg.zoo.build import find
+
     if pipeline.predict.cases != "auto":
         return pipeline.predict.cases
-    return "all" if pipeline.predict.model else "holdout"
+    learnt = pipeline.predict.model is None and find(pipeline.only_system.name).kind == "network"
+    return "holdout" if learnt else "all"
 
 
 def choose_rows(cohort: Any, which: str) -> Sequence[Any]:

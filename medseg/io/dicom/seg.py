@@ -6,6 +6,7 @@ by name. The file is read back with a reader of its own and compared in millimet
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,24 +161,27 @@ def _file(
         from medseg import __version__ as version
     described = [_segment(info, number + 1, algorithm, version) for number, info in enumerate(infos)]
     try:
-        made = SegFile(
-            source_images=sources,
-            pixel_array=template_pixels(masks, len(infos)),
-            segmentation_type="BINARY",
-            segment_descriptions=described,
-            series_instance_uid=hd.UID(),
-            series_number=(stack.first.series_number or 0) % 1000 + 9000,
-            sop_instance_uid=hd.UID(),
-            instance_number=1,
-            manufacturer="medseg",
-            manufacturer_model_name=algorithm[:LONGEST_LABEL],
-            software_versions=version,
-            device_serial_number="0",
-            pixel_measures=_measures(stack),
-            content_label="SEGMENTATION",
-            content_description="medseg",
-            series_description=f"medseg {algorithm}"[:LONGEST_LABEL],
-        )
+        # The library's remarks on a patient's name quote the name.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = SegFile(
+                source_images=sources,
+                pixel_array=template_pixels(masks, len(infos)),
+                segmentation_type="BINARY",
+                segment_descriptions=described,
+                series_instance_uid=hd.UID(),
+                series_number=(stack.first.series_number or 0) % 1000 + 9000,
+                sop_instance_uid=hd.UID(),
+                instance_number=1,
+                manufacturer="medseg",
+                manufacturer_model_name=algorithm[:LONGEST_LABEL],
+                software_versions=version,
+                device_serial_number="0",
+                pixel_measures=_measures(stack),
+                content_label="SEGMENTATION",
+                content_description="medseg",
+                series_description=f"medseg {algorithm}"[:LONGEST_LABEL],
+            )
     except (AttributeError, ValueError, TypeError, KeyError) as err:
         raise UserError(
             f"the source series cannot carry a DICOM segmentation ({_plain(err)})",
