@@ -102,6 +102,25 @@ def memory_in_words(batch_size: int, patch_size: Sequence[int]) -> Iterator[None
         ) from err
 
 
+NARROW = 16
+"""bf16 convolutions on CPUs work on blocks of 16 channels; narrower ones gain from channels that lie side by side."""
+
+
+def lay_out(net: Any, device: str, precision: Precision) -> None:
+    """Puts the weights of narrow 3D networks on a CPU in channels-last order, in place.
+
+    Measured with 3d-u-net in bf16 on 2x64^3: 0.42 s a step instead of 0.58 at 8 channels, but 0.90 instead of 0.84
+    at 16. The rule depends on the network alone, so that a resumed training computes the same bits.
+    """
+    import torch
+
+    widths = [
+        m.out_channels for m in net.modules() if isinstance(m, torch.nn.Conv3d) and max(m.kernel_size) > 1
+    ]
+    if device == "cpu" and precision.name == "bf16" and widths and min(widths) < NARROW:
+        net.to(memory_format=torch.channels_last_3d)
+
+
 @contextmanager
 def threads(cores: int) -> Iterator[None]:
     """torch computes with `cores` threads inside the block."""

@@ -18,7 +18,15 @@ import numpy as np
 from medseg.core.errors import Interrupted, UserError
 from medseg.core.progress import Progress, say
 from medseg.train.checkpoints import read_facts, restore_checkpoint, save_checkpoint
-from medseg.train.devices import Precision, agree, choose_precision, make_fabric, memory_in_words, threads
+from medseg.train.devices import (
+    Precision,
+    agree,
+    choose_precision,
+    lay_out,
+    make_fabric,
+    memory_in_words,
+    threads,
+)
 from medseg.train.history import History
 from medseg.train.job import Job, Trained
 from medseg.train.look import Look, Looker, weights_of
@@ -68,6 +76,7 @@ class Training:
             if facts
             else choose_precision(self.settings.precision, job.device, job.plan.dims)
         )
+        lay_out(net, job.device, self.precision)
         self.fabric = make_fabric(job.device, self.precision)
         self.rank = self.fabric.global_rank
         self.net, self.optimiser = self.fabric.setup(net, build_optimiser(self.settings.optimizer, net))
