@@ -126,6 +126,7 @@ class Memory:
 def store_model(folder: RunFolder, tracker: Tracker) -> None:
     """The model as an MLflow model with a signature; `mlflow.pyfunc.load_model` predicts with it."""
     import tempfile
+    import warnings
 
     import numpy as np
 
@@ -134,7 +135,8 @@ def store_model(folder: RunFolder, tracker: Tracker) -> None:
 
     plan = load_plan(folder.plan)
     example = np.zeros((1, plan.in_channels, *plan.patch_size), dtype=np.float32)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on type hints, meant for who writes the wrapper
         target = Path(temporary) / "model"
         save_pyfunc(folder.model, target, example)
         tracker.folder(target, "model")

@@ -31,11 +31,12 @@ def _quiet_mlflow() -> Any:
     """Imports MLflow without telemetry and without its chatter on start."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
+    # On import it sets its own level; its remarks on tables it makes are no business of a person's.
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return mlflow
 
 
