@@ -197,6 +197,8 @@ class System(Section):
 
 
 class Optimizer(Section):
+    """The optimiser and its rates; momentum counts for sgd only."""
+
     name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="the optimiser")
     rate: float = Field(1e-3, gt=0, le=10, description="highest learning rate")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="weight decay")

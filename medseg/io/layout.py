@@ -62,8 +62,10 @@ def affine_of(
 
 
 def lps_affine(geometry: Geometry) -> npt.NDArray[np.float64]:
+    """The grid's 4x4 affine in LPS millimetres, as ITK's formats have it; adding zero turns -0.0 into 0.0."""
     return LPS_TO_RAS @ geometry.affine + 0.0
 
 
 def numbers_text(values: Sequence[float] | npt.NDArray[np.float64], comma: str = " ") -> str:
+    """Numbers as text that reads back to the same bits."""
     return comma.join(repr(float(v)) for v in values)
