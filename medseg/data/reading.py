@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def read_columns(
     for column, file in files.items():
         # A DICOM-SEG stores only frames that are not empty: the reader places it on the image's grid by position.
         label = doors.read_segmentation(file, onto=grid)
+        if classes and "name" in label.provenance:
+            label = by_names(label, classes, sources_of(row, data, classes), f"case {row.case}")
         name = "label" if column == "label" else f"label '{column.removeprefix('label_')}'"
         columns[column] = match_grid(
             label,
@@ -111,6 +114,40 @@ def read_columns(
             where=f"case {row.case}",
         )
     return columns
+
+
+def by_names(
+    label: Segmentation,
+    classes: Sequence[ClassInfo],
+    sources: Sources,
+    where: str,
+) -> Segmentation:
+    """A DICOM segmentation or structure set with the values that its classes have in the cohort.
+
+    Numbers of segments and structures follow the order in which they were drawn, so they are matched by name, else by
+    code; those of other names are left out, counted in a note. Where no name fits, a segmentation keeps its numbers
+    and a structure set is refused.
+    """
+    from medseg.io.dicom.read_seg import match
+
+    wanted = [info for info in classes if info.name in sources]
+    places = {info.index: match(info, wanted) for info in label.classes}
+    known = {index: place for index, place in places.items() if place is not None}
+    if not known:
+        if label.provenance.get("kind") == "RTSTRUCT":
+            raise UserError(
+                f"none of its {len(places)} structures is called like a class",
+                where,
+                f"the classes are {', '.join(info.name for info in wanted)}; name them as the structures are named",
+            )
+        return label
+    table = np.zeros(max([int(label.labels.max(initial=0)), *places]) + 1, dtype=np.int32)
+    for index, place in known.items():
+        table[index] = sources[wanted[place].name][1][0]
+    notes = tuple(label.provenance.get("notes", ()))
+    if left := len(places) - len(known):
+        notes += (f"{left} drawn structures that are none of the classes were left out",)
+    return replace(label, labels=table[label.labels], provenance={**label.provenance, "notes": notes})
 
 
 def image_grid(row: CaseRow, data: Data) -> Geometry:

@@ -77,6 +77,8 @@ def read_geometry(paths: Paths, irregular: str = "error", spacing_tolerance: flo
 
         if len(files) == 1 and is_seg(files[0]):
             return read_seg(files[0]).geometry
+        if len(files) == 1 and (grid := _grid_of_contours(files[0])) is not None:
+            return grid
         return read_series_geometry(files, irregular, spacing_tolerance)
     if kind == "nifti":
         from medseg.io.nifti import read_nifti_geometry
@@ -94,12 +96,13 @@ def read_geometry(paths: Paths, irregular: str = "error", spacing_tolerance: flo
 def read_segmentation(
     path: Path | str, classes: Sequence[ClassInfo] = (), onto: Geometry | None = None
 ) -> Segmentation:
-    """Reads a label map of any readable format, DICOM-SEG included.
+    """Reads a label map of any readable format, DICOM segmentations and structure sets (RTSTRUCT) included.
 
-    classes: what the values mean; without them every value found becomes a class named after it. A DICOM-SEG
-        brings its own names and numbers; with `classes` its segments are matched to them by name or code.
+    classes: what the values mean; without them every value found becomes a class named after it. A DICOM-SEG and an
+        RTSTRUCT bring their own names and numbers; with `classes` they are matched to them by name or code.
     onto: the image's grid. A DICOM-SEG stores only the frames that are not empty: with `onto` it is placed on the
-        whole grid by position. Other formats are returned on their own grid.
+        whole grid by position. An RTSTRUCT is filled on it; without `onto` the images are looked for beside the
+        file. Other formats are returned on their own grid.
 
     Values that are nearly whole are rounded, which `provenance["notes"]` says; other fractions raise UserError with
     the values and their voxel counts.
@@ -109,7 +112,7 @@ def read_segmentation(
     if kind == "dicom":
         from medseg.io.dicom.read_seg import in_classes, place_on, read_seg
 
-        found = read_seg(files[0])
+        found = _filled_contours(files[0], onto) or read_seg(files[0])
         found = in_classes(found, classes) if classes else found
         return found if onto is None else place_on(found, onto)
     from medseg.io.labels import as_labels, refuse_channels
@@ -125,6 +128,28 @@ def read_segmentation(
     labels, more = as_labels(array, files[0].name)
     provenance = {"files": (str(files[0]),), "notes": (*notes, *more)}
     return Segmentation(labels, geometry, tuple(classes) or classes_found(labels), provenance=provenance)
+
+
+def _grid_of_contours(path: Path) -> Geometry | None:
+    """The grid of the images that a structure set was drawn on; None for any other file."""
+    from medseg.io.dicom.read_rtstruct import is_rtstruct
+
+    if not is_rtstruct(path):
+        return None
+    from medseg.io.dicom.beside import grid_beside
+
+    return grid_beside(path)
+
+
+def _filled_contours(path: Path, onto: Geometry | None) -> Segmentation | None:
+    """A structure set as labels; None for any other file."""
+    from medseg.io.dicom.read_rtstruct import is_rtstruct, read_rtstruct
+
+    if not is_rtstruct(path):
+        return None
+    grid = onto or _grid_of_contours(path)
+    assert grid is not None
+    return read_rtstruct(path, grid)
 
 
 def classes_found(labels: npt.NDArray[Any]) -> tuple[ClassInfo, ...]:

@@ -204,3 +204,15 @@ def test_a_multi_frame_file_of_two_volumes_is_a_conflict_not_a_stack(shared_data
     series, _ = scan(shared_data / "misc_dicom" / "enhanced" / "enhanced_mr_4d_siemens")
     assert [s.n_slices for s in series] == [25, 25]
     assert all(len(s.files) == 1 for s in series)
+
+
+def test_rules_by_plane_and_kernel_say_why_others_were_left(tmp_path):
+    made(tmp_path / "axial", series="a", kernel="B30f")
+    made(tmp_path / "sharp", series="b", kernel="B70f")
+    made(tmp_path / "coronal", series="c", kernel="B30f", plane="coronal")
+    series, _ = scan(tmp_path)
+    choice = choose(series, Select.model_validate({"plane": "axial", "kernel": "b3*"}))
+    assert [(s.orientation, s.kernel) for s in choice.kept] == [("axial", "B30f")]
+    assert sorted(reason for _, reason in choice.left_out) == ["coronal, not axial", "kernel B70f, not b3*"]
+    unnamed = Select.model_validate({"kernel": "B70f", "plane": "coronal"})
+    assert choose(series, unnamed).kept == ()

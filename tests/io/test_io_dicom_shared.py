@@ -53,7 +53,8 @@ REFUSED_SERIES = {
 }
 READ_FILES = [
     "enhanced/legacy_enhanced_ct_23x38x3.dcm", "enhanced/legacy_enhanced_ct_24x38x3.dcm",
-    "enhanced/eCT_Supplemental.dcm", "enhanced/enhanced_mr_4d_siemens/011-0001.img", "single/pet_jpeg_lossless.dcm",
+    "enhanced/eCT_Supplemental.dcm", "enhanced/enhanced_mr_4d_siemens/011-0001.img",
+    "enhanced/enhanced_mr_4d_siemens/011-0002.img", "single/pet_jpeg_lossless.dcm",
     "transfer_syntaxes/CT1_J2KI.dcm", "broken/bad_sequence.dcm", "broken/no_preamble.dcm",
 ]  # fmt: skip
 REFUSED_FILES = {
@@ -63,7 +64,10 @@ REFUSED_FILES = {
     "single/palette_colour.dcm": r"a colour picture \(palette\)",
     "single/ct_screen_rgb.dcm": "a colour picture",
     "single/ct_ankle_no_extension": "no position and orientation",
-    "enhanced/emri_small.dcm": "10 frames without a position",
+    **{
+        f"enhanced/emri_small{kind}.dcm": "10 frames without a position"
+        for kind in ("", "_RLE", "_jpeg_ls_lossless", "_jpeg_2k_lossless", "_big_endian")
+    },
     "enhanced/emri_small_jpeg_2k_lossless_too_short.dcm": "10 frames without a position",
     "enhanced/parametric_map_float.dcm": "a secondary picture without a place",
     "enhanced/parametric_map_double_float.dcm": "a secondary picture without a place",
@@ -117,8 +121,18 @@ REFUSED_SEGS = {
     "seg_image_ct_true_fractional.dcm": r"holds fractions \(probabilities\)",
     "seg_image_cr_binary.dcm": "frames without a position in space",
     "seg_image_sm_control_labelmap.dcm": "frames without a position in space",
+    "seg_image_sm_control_labelmap_palette_color.dcm": "frames without a position in space",
     "ct_image.dcm": "is a DICOM file but no segmentation",
 }
+
+
+SYNTAXES = ["J2KR", "JLSL", "JPLL", "RLE", "J2KI", "JLSN"]
+ELSEWHERE = [
+    "single/cr_monochrome1.dcm", "single/localizer_philips.dcm", "seg/dcmqi_partial_overlaps.dcm",
+    "reports/DICOMDIR", "rt/rtstruct_dummy.dcm", "rt/rtstruct_invalid_reference.dcm",
+    "transfer_syntaxes/MR4_UNC.dcm",
+]  # fmt: skip
+"""Files that a test of their own reads."""
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +192,7 @@ def test_a_multi_frame_file_equals_its_series(folder, size):
     assert series.geometry.same_grid(frames.geometry)
 
 
-@pytest.mark.parametrize("syntax", ["J2KR", "JLSL", "JPLL", "RLE", "J2KI", "JLSN"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
 def test_compressed_pictures_equal_the_plain_one(folder, syntax):
     plain, packed = (read_image(folder / "transfer_syntaxes" / f"MR4_{s}.dcm") for s in ("UNC", syntax))
     apart = np.abs(packed.array - plain.array)
@@ -261,3 +275,15 @@ def test_odd_sized_segmentations_fall_on_their_series(folder, size):
     image = read_series(files_of(folder, f"ct_{size}"))
     seg = read_segmentation(folder / "seg" / f"binary_{size}.seg", onto=image.geometry)
     assert seg.geometry.same_grid(image.geometry)
+
+
+def test_every_line_of_the_collection_s_table_has_its_test(folder):
+    table = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("|")[1].strip() for line in table if line.startswith("| ")]
+    named = {row for row in rows if "/" in row}
+    tested = {f"series/{name}" for name in (*READ_SERIES, *NOTED_SERIES, *REFUSED_SERIES)}
+    tested |= {*READ_FILES, *REFUSED_FILES, *ELSEWHERE} | {
+        f"seg/{name}" for name in (*READ_SEGS, *REFUSED_SEGS)
+    }
+    tested |= {f"transfer_syntaxes/MR4_{syntax}.dcm" for syntax in SYNTAXES}
+    assert sorted(row for row in named if row.removesuffix("/0.dcm") not in tested) == []

@@ -16,6 +16,9 @@ from medseg.io.names import DICOM, stem_of
 
 LONGEST_TABLE = 40
 
+LABEL_OBJECTS = ("SEG", "RTSTRUCT")
+"""Modalities of files that hold labels of a series."""
+
 LOOK_AT = 200
 """Files without a known ending that are opened to find out whether a folder holds DICOM."""
 
@@ -70,8 +73,18 @@ def find(root: Path, data: Data) -> Found | None:
             sorted({reason for _, reason in left_out})[:10],
         )
     labels, volumes = _labels_of(kept, root)
-    left_out += [(item.file.name, item.reason) for item in strange if item.file not in volumes]
-    unused = len(volumes) - sum(len(columns) for columns in labels.values())
+    drawn = _drawn_on(kept, [item.file for item in strange if item.modality in LABEL_OBJECTS])
+    for position, files in drawn.items():
+        if position not in labels and len(files) == 1:
+            labels[position] = {"label": str(files[0])}
+    used = {Path(name) for columns in labels.values() for name in columns.values()}
+    several = {file: len(files) for files in drawn.values() for file in files if len(files) > 1}
+    left_out += [
+        (item.file.name, _why_left(item, several))
+        for item in strange
+        if item.file not in volumes and item.file not in used
+    ]
+    unused = len(set(volumes) - used)
     notes = (f"{unused} volume files beside the series belong to none of them",) if unused else ()
     troubles = dict(enumerate(reason for _, reason in broken))
     rows = [
@@ -86,6 +99,26 @@ def find(root: Path, data: Data) -> Found | None:
         patients_known=all(one.patient_key for one in kept),
         raw_names=True,
     )
+
+
+def _drawn_on(kept: Sequence[Any], files: Sequence[Path]) -> dict[int, list[Path]]:
+    """Position in `kept` -> the segmentations and structure sets that say that they were drawn on that series."""
+    from medseg.io.dicom.beside import drawn_on
+    from medseg.io.dicom.read_rtstruct import references_of
+
+    found: dict[int, list[Path]] = {}
+    for file in sorted(files):
+        references = references_of(file)
+        for position, one in enumerate(kept):
+            if drawn_on(references, one):
+                found.setdefault(position, []).append(file)
+    return found
+
+
+def _why_left(item: Any, several: Mapping[Path, int]) -> str:
+    if item.file in several:
+        return f"one of {several[item.file]} label files of one series; name the right one in a manifest"
+    return str(item.reason)
 
 
 def _table(choice: Any) -> tuple[str, ...]:

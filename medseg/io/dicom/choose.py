@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from medseg.config import Select
-from medseg.io.dicom.series import Series, SeriesTie
+from medseg.io.dicom.series import Series, SeriesTie, short_kernel
 
 SPACING_EQUAL = 0.01
 
@@ -79,6 +80,11 @@ def _breaks_rules(one: Series, select: Select) -> str:
         return f"modality {one.modality or 'unknown'}, not {select.modality}"
     if select.description and select.description.lower() not in one.description.lower():
         return "its description lacks the text of data.select.description"
+    if select.plane and one.orientation != select.plane:
+        return f"{one.orientation}, not {select.plane}"
+    if select.kernel and not fnmatchcase(one.kernel.split("\\")[0].strip().lower(), select.kernel.lower()):
+        kernel = f"kernel {short_kernel(one.kernel)}" if one.kernel else "no kernel"
+        return f"{kernel}, not {select.kernel}"
     return ""
 
 
@@ -96,6 +102,6 @@ def _break_tie(
     lines += [f"left  {s.describe()}  ({reason})" for s, reason in left]
     raise SeriesTie(
         f"{len(tied)} series of one study fit equally well",
-        hint="name one by data.select.series (the eight characters in front), or set data.select.tie: thinnest or all",
+        hint="name one by data.select.series (the eight characters in front), or set data.select.kernel, plane or tie",
         faults=lines,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.io.dicom.headers import DISTINGUISHING, NotASlice, Slice, one_slice
+from medseg.io.dicom.headers import NotASlice, Slice, one_slice
+from medseg.io.dicom.tags import DISTINGUISHING
 
 if TYPE_CHECKING:
     from pydicom import Dataset

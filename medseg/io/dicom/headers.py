@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.errors import UserError
+from medseg.core.machine import ram_available_bytes
+from medseg.io.dicom.tags import DISTINGUISHING, RESCALE, floats_of, tags, text_of, value_of, whole
 from medseg.io.sizes import in_words
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ PROJECTIONS = frozenset(("CR", "DX", "MG", "RG", "PX", "IO"))
 """Modalities of films: one picture, no place in space."""
 
 MOST_CODECS_EXPAND = 5000
+META_BYTES = 1024
+"""Where the transfer syntax stands in a file, if anywhere."""
+
 NOT_SLICES = {
     "SEG": "a segmentation, not an image",
     "RTDOSE": "a dose, not an image",
@@ -46,43 +52,22 @@ NOT_SLICES = {
     "DOC": "a document, not an image",
 }
 
-TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
-    "PatientName", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ImageType", "Rows", "Columns",
-    "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "BitsAllocated", "BitsStored",
-    "PixelRepresentation", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
-    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "InstanceNumber",
-    "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier",
-    "TemporalPositionIndex", "TriggerTime", "EchoNumbers", "EchoTime", "DiffusionBValue", "InversionTime",
-    "ConvolutionKernel", "ContrastBolusAgent", "SeriesNumber", "SliceLocation", "FrameReferenceTime",
-    "NominalPercentageOfCardiacPhase", "RescaleType",
-]  # fmt: skip
+NATIVE = {"1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", "1.2.840.10008.1.2.2": ">"}
+"""Transfer syntaxes whose pixels lie in the file as they are, and their byte order."""
 
-DISTINGUISHING = {
-    "AcquisitionNumber": "acquisition",
-    "TemporalPositionIdentifier": "temporal position",
-    "TemporalPositionIndex": "temporal position",
-    "TriggerTime": "trigger time",
-    "NominalPercentageOfCardiacPhase": "cardiac phase",
-    "EchoNumbers": "echo",
-    "EchoTime": "echo time",
-    "InversionTime": "inversion time",
-    "DiffusionBValue": "b-value",
-    "ImageType": "image type",
-    "FrameType": "image type",
-    "ConvolutionKernel": "kernel",
-    "ContrastBolusAgent": "contrast agent",
-    "FrameReferenceTime": "frame time",
-    "AcquisitionTime": "acquisition time",
-    "AcquisitionDateTime": "acquisition time",
-    "StackID": "stack",
-    "SliceThickness": "slice thickness",
-}
-"""What can tell two pictures of one place apart, in the order it is tried, and its name for people."""
 
-SHOWN = frozenset(("EchoTime", "InversionTime", "DiffusionBValue", "TriggerTime", "SliceThickness",
-                   "NominalPercentageOfCardiacPhase"))  # fmt: skip
-"""Of these the number itself may be shown; of the others only that they differ."""
+@dataclass(frozen=True)
+class Stored:
+    """Where the plain pixels of a file of one picture lie, so that they are read without parsing the file again.
+
+    offset: bytes from the start of the file. kind: numpy's name of the stored type. unused_bits: highest bits that
+    do not belong to the value. rescale: slope, intercept, padding value and its limit, as the header has them.
+    """
+
+    offset: int
+    kind: str
+    unused_bits: int
+    rescale: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +77,7 @@ class Slice:
     position, along_columns, along_rows: LPS mm; `along_columns` points from column to column (the first three
     numbers of ImageOrientationPatient). row_spacing, column_spacing: mm between rows, between columns.
     values: what may tell pictures of one place apart, as text. frame: None for a file of one picture.
+    stored: where plain pixels lie; None for frames and compressed pictures.
     """
 
     path: Path
@@ -117,6 +103,7 @@ class Slice:
     instance: int | None
     series_number: int | None
     values: Mapping[str, str]
+    stored: Stored | None = None
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -155,8 +142,8 @@ class NotASlice(Exception):
         if found is None:
             return LeftOut(path, self.reason)
         return LeftOut(
-            path, self.reason, _text(found, "SeriesInstanceUID"), modality_of(found),
-            _text(found, "StudyInstanceUID"), patient_key(found),
+            path, self.reason, text_of(found, "SeriesInstanceUID"), modality_of(found),
+            text_of(found, "StudyInstanceUID"), patient_key(found),
         )  # fmt: skip
 
 
@@ -203,8 +190,9 @@ def read_header(path: Path) -> Dataset:
         size = path.stat().st_size
         if size == 0:
             raise NotASlice("empty file (0 bytes)")
+        refuse_bomb(path)
         with path.open("rb") as file:
-            header = _parse(file, TAGS)
+            header = _parse(file, list(tags().values()))
             present = _pixel_bytes(file, header, size)
         if (
             int(header.get("NumberOfFrames") or 1) > 1
@@ -222,7 +210,30 @@ def read_header(path: Path) -> Dataset:
         raise NotASlice("damaged header") from err
 
 
-def _parse(file: IO[bytes], tags: list[str] | None) -> Dataset:
+def refuse_bomb(path: Path) -> None:
+    """Raises NotASlice for a deflated data set that unpacks to more than the memory takes: it is unpacked whole."""
+    with path.open("rb") as file:
+        start = file.read(META_BYTES)
+        if start[128:132] != b"DICM" or DEFLATED.encode() not in start:
+            return
+        from pydicom.filereader import read_file_meta_info
+
+        meta = read_file_meta_info(path)
+        if str(meta.get("TransferSyntaxUID", "")) != DEFLATED:
+            return
+        file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
+        most, unpacked, stream = ram_available_bytes() // 4, 0, zlib.decompressobj(-zlib.MAX_WBITS)
+        packed = file.read(2**16)
+        while packed and not stream.eof and unpacked <= most:
+            unpacked += len(stream.decompress(packed, 2**20))
+            packed = stream.unconsumed_tail or file.read(2**16)
+    if unpacked > most:
+        raise NotASlice(
+            f"unpacks to more than {in_words(most)}, the file has {in_words(path.stat().st_size)}"
+        )
+
+
+def _parse(file: IO[bytes], tags: list[Any] | None) -> Dataset:
     """Reads up to the pixels. A file without the DICM mark is taken if it begins like a bare data set."""
     from pydicom import dcmread
 
@@ -231,8 +242,7 @@ def _parse(file: IO[bytes], tags: list[str] | None) -> Dataset:
     if not marked and start[:2] not in (b"\x08\x00", b"\x02\x00"):
         raise NotASlice("not a DICOM file")
     file.seek(0)
-    wanted: Any = tags
-    header = dcmread(file, stop_before_pixels=True, force=not marked, specific_tags=wanted)
+    header = dcmread(file, stop_before_pixels=True, force=not marked, specific_tags=tags)
     if not marked and "SOPClassUID" not in header:
         raise NotASlice("not a DICOM file")
     return header
@@ -255,7 +265,7 @@ def _pixel_bytes(file: IO[bytes], header: Dataset, size: int) -> dict[str, int] 
     length = int.from_bytes(head[4:8] if implicit else head[8:12], order)  # type: ignore[arg-type]
     start = at + (8 if implicit else 12)
     declared = -1 if length == 0xFFFFFFFF else length
-    return {"declared": declared, "present": size - start, "floats": int(element != 0x0010)}
+    return {"declared": declared, "present": size - start, "floats": int(element != 0x0010), "offset": start}
 
 
 def _refuse_what_is_no_image(header: Dataset) -> None:
@@ -272,7 +282,7 @@ def _refuse_what_is_no_image(header: Dataset) -> None:
             raise NotASlice(f"{field} is missing", header)
     if int(header.get("SamplesPerPixel") or 1) != 1:
         raise NotASlice(f"a colour picture ({int(header.SamplesPerPixel)} samples a pixel)", header)
-    if _text(header, "PhotometricInterpretation") == "PALETTE COLOR":
+    if text_of(header, "PhotometricInterpretation") == "PALETTE COLOR":
         raise NotASlice("a colour picture (palette)", header)
 
 
@@ -303,12 +313,12 @@ def one_slice(path: Path, header: Dataset, place: Any, frame: int | None) -> Sli
     (the file's data set, or those of a frame gathered in one).
     """
     position, orientation = (
-        _floats(place, "ImagePositionPatient", 3),
-        _floats(place, "ImageOrientationPatient", 6),
+        floats_of(place, "ImagePositionPatient", 3),
+        floats_of(place, "ImageOrientationPatient", 6),
     )
     if position is None or orientation is None:
         raise NotASlice("no position and orientation in space", header)
-    spacing = _floats(place, "PixelSpacing", 2)
+    spacing = floats_of(place, "PixelSpacing", 2)
     if spacing is None or min(spacing) <= 0:
         raise NotASlice(
             "no pixel spacing" if spacing is None else f"pixel spacing {list(spacing)} mm", header
@@ -317,60 +327,44 @@ def one_slice(path: Path, header: Dataset, place: Any, frame: int | None) -> Sli
     lengths = np.linalg.norm(along_columns), np.linalg.norm(along_rows)
     if min(lengths) < 0.99 or max(lengths) > 1.01 or abs(along_columns @ along_rows) > 0.01:
         raise NotASlice("orientation that is no pair of unit vectors at right angles", header)
-    thickness = _floats(place, "SliceThickness", 1)
-    values = {name: value for name in DISTINGUISHING if (value := _text(place, name) or _text(header, name))}
+    thickness = floats_of(place, "SliceThickness", 1)
+    values = {
+        name: value for name in DISTINGUISHING if (value := text_of(place, name) or text_of(header, name))
+    }
     return Slice(
-        path, frame, _text(header, "SOPClassUID"), _text(header, "SOPInstanceUID"),
-        _text(header, "SeriesInstanceUID"), _text(header, "StudyInstanceUID"), patient_key(header),
-        _text(header, "FrameOfReferenceUID"), modality_of(header), _text(header, "SeriesDescription"),
-        tuple(_text(header, "ImageType").split("\\")), _text(header, "ConvolutionKernel"),
+        path, frame, text_of(header, "SOPClassUID"), text_of(header, "SOPInstanceUID"),
+        text_of(header, "SeriesInstanceUID"), text_of(header, "StudyInstanceUID"), patient_key(header),
+        text_of(header, "FrameOfReferenceUID"), modality_of(header), text_of(header, "SeriesDescription"),
+        tuple(text_of(header, "ImageType").split("\\")), text_of(header, "ConvolutionKernel"),
         int(header.Rows), int(header.Columns), position, along_columns / lengths[0], along_rows / lengths[1],
         float(spacing[0]), float(spacing[1]), None if thickness is None else float(thickness[0]),
         whole(header, "InstanceNumber"), whole(header, "SeriesNumber"), values,
+        _stored(header) if frame is None else None,
     )  # fmt: skip
+
+
+def _stored(header: Dataset) -> Stored | None:
+    """Where the pixels lie; None where the file has to be parsed again to know."""
+    known = header.pixel_bytes
+    order = NATIVE.get(str(getattr(header.file_meta, "TransferSyntaxUID", "")))
+    allocated, bits = int(header.BitsAllocated), whole(header, "BitsStored")
+    sign = whole(header, "PixelRepresentation")
+    plain = order is not None and allocated in (8, 16, 32) and not (allocated == 8 and order == ">")
+    if not plain or bits is None or not 0 < bits <= allocated or sign not in (0, 1) or known["declared"] < 0:
+        return None
+    rescale = {name: value_of(header, name) for name in RESCALE}
+    return Stored(
+        known["offset"], f"{order}{'i' if sign else 'u'}{allocated // 8}", allocated - bits, rescale
+    )
 
 
 def modality_of(header: Dataset) -> str:
     """The modality where it is a code of DICOM's kind, else "": the field may hold anything."""
-    text = _text(header, "Modality")
+    text = text_of(header, "Modality")
     return text if text in NOT_SLICES or re.fullmatch("[A-Z]{2,3}", text) else ""
 
 
 def patient_key(header: Dataset) -> str:
     """Whose picture it is: PatientID and its issuer, else the name. Private: hash it before it goes anywhere."""
-    parts = [_text(header, name) for name in ("PatientID", "IssuerOfPatientID")]
-    return "\0".join(parts) if parts[0] else _text(header, "PatientName")
-
-
-def _text(dataset: Any, name: str) -> str:
-    try:
-        value = dataset.get(name)
-    except Exception:  # a value that cannot be decoded is as good as none
-        return ""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    if (
-        hasattr(value, "__iter__")
-        and not hasattr(value, "original_string")
-        and type(value).__name__ == "MultiValue"
-    ):
-        return "\\".join(str(v).strip() for v in value)
-    return str(value).strip()
-
-
-def whole(dataset: Any, name: str) -> int | None:
-    """A whole number of the header, or None."""
-    try:
-        return int(dataset.get(name))
-    except (TypeError, ValueError, AttributeError):
-        return None
-
-
-def _floats(dataset: Any, name: str, count: int) -> npt.NDArray[np.float64] | None:
-    try:
-        values = np.atleast_1d(np.asarray(dataset.get(name), dtype=np.float64))
-    except (TypeError, ValueError, AttributeError):
-        return None
-    return values if values.shape == (count,) and np.isfinite(values).all() else None
+    parts = [text_of(header, name) for name in ("PatientID", "IssuerOfPatientID")]
+    return "\0".join(parts) if parts[0] else text_of(header, "PatientName")

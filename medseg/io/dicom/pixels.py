@@ -13,13 +13,16 @@ import numpy.typing as npt
 
 from medseg.core.errors import UserError
 from medseg.core.machine import cores
-from medseg.io.dicom.headers import PROJECTIONS, Slice, damage_in_words
+from medseg.io.dicom.decode import decoded_frames, decoding_failed
+from medseg.io.dicom.decoder import name_syntax
+from medseg.io.dicom.headers import PROJECTIONS, UNCOMPRESSED, Slice, Stored, damage_in_words
 from medseg.io.sizes import refuse_oversize
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 MOST_READERS = 8
+RLE = "1.2.840.10008.1.2.5"
 AIR_HU = -1024
 
 
@@ -59,10 +62,12 @@ def _read_one(number: int, total: int, one: Slice) -> tuple[npt.NDArray[Any], Re
     from pydicom import dcmread
 
     where = f"file {number + 1} of {total} ({one.name})"
+    if one.stored is not None:
+        return _plain(one, one.stored, where), rescale_of(one.stored.rescale)
     with damage_in_words(where):
         dataset = dcmread(one.path, force=True)
-        _name_syntax(dataset)
-        pixels = decoded(dataset, where)
+        name_syntax(dataset)
+        pixels = decoded(dataset, one.path, where)
         rescale = rescale_of(dataset)
     if pixels.shape != (one.rows, one.columns):
         raise UserError(
@@ -71,33 +76,40 @@ def _read_one(number: int, total: int, one: Slice) -> tuple[npt.NDArray[Any], Re
     return pixels, rescale
 
 
-def _name_syntax(dataset: Dataset) -> None:
-    """A file without meta group was read as implicit little endian: the decoder must know that."""
-    from pydicom.uid import UID
+def _plain(one: Slice, stored: Stored, where: str) -> npt.NDArray[Any]:
+    """The pixels of an uncompressed picture, straight from where the header said they lie."""
+    with one.path.open("rb") as file:
+        pixels = np.fromfile(file, stored.kind, one.rows * one.columns, offset=stored.offset)
+    if pixels.size != one.rows * one.columns:
+        raise UserError("is damaged: its pixel data is cut short", where, "copy the files again")
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False).reshape(one.rows, one.columns)
+    if stored.unused_bits:  # the sign, or zeros, take the place of bits that hold anything
+        np.left_shift(pixels, stored.unused_bits, out=pixels)
+        np.right_shift(pixels, stored.unused_bits, out=pixels)
+    return pixels
 
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        dataset.file_meta.TransferSyntaxUID = UID(
-            "1.2.840.10008.1.2" if implicit else ("1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2")
-        )
 
+def decoded(dataset: Dataset, path: Path, where: str) -> npt.NDArray[Any]:
+    """The stored pixels of a data set read from `path`: (rows, columns), or (frames, rows, columns).
 
-def decoded(dataset: Dataset, where: str) -> npt.NDArray[Any]:
-    """The stored pixels of a data set. Raises UserError that names the transfer syntax where no decoder fits."""
+    Plain pixels and run lengths are unpacked here, all others by a process that may die of them. Raises UserError
+    that names the transfer syntax where no decoder fits.
+    """
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    if syntax not in UNCOMPRESSED and syntax != RLE:
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        claimed = int(dataset.Rows) * int(dataset.Columns) * max(1, int(dataset.BitsAllocated) // 8)
+        claimed *= int(dataset.get("SamplesPerPixel") or 1)
+        found = list(decoded_frames(path, syntax, claimed, where, frames))
+        if len(found) != frames:
+            raise UserError(
+                f"is damaged: {len(found)} of {frames} pictures are there", where, "copy the files again"
+            )
+        return found[0] if frames == 1 else np.stack(found)
     try:
         return dataset.pixel_array
-    except Exception as err:  # decoders meet damaged bytes with errors of many kinds
-        syntax = getattr(dataset.file_meta, "TransferSyntaxUID", None)
-        name = getattr(syntax, "name", "unknown")
-        if isinstance(err, NotImplementedError | RuntimeError | AttributeError):
-            raise UserError(
-                f"pixels in the transfer syntax {name} cannot be decoded",
-                where,
-                "they are damaged or need a decoder that is not here; export the series uncompressed",
-            ) from err
-        raise UserError(
-            f"is damaged: its pixels ({name}) cannot be decoded", where, "copy the files again"
-        ) from err
+    except Exception as err:  # damaged bytes fail in many ways
+        raise decoding_failed(type(err).__name__, syntax, where) from err
 
 
 def rescale_of(dataset: Any, groups: Any = None) -> Rescale:
@@ -131,7 +143,7 @@ def _read_frames(slices: Sequence[Slice]) -> tuple[npt.NDArray[Any], tuple[str, 
     with damage_in_words("multi-frame file"):
         dataset = dcmread(slices[0].path)
         rescales = _frame_rescales(dataset)
-    frames = np.atleast_3d(decoded(dataset, "multi-frame file"))
+    frames = np.atleast_3d(decoded(dataset, slices[0].path, "multi-frame file"))
     if frames.shape[:1] != (int(dataset.get("NumberOfFrames") or 1),):
         frames = frames.reshape(int(dataset.get("NumberOfFrames") or 1), slices[0].rows, slices[0].columns)
     order = [s.frame or 0 for s in slices]
@@ -163,6 +175,11 @@ def _assembled(
     for number, (pixels, rescale) in enumerate(zip(pictures, rescales)):
         if rescale.slope == 1.0 and rescale.intercept == 0.0:
             stack[number] = pixels
+        elif (
+            rescale.slope == 1.0 and kind == np.int16 and _is_short(pixels) and abs(rescale.intercept) < 2**15
+        ):
+            # Sums that fit 16 bits come out right modulo 2^16, whatever the sign of what was stored.
+            np.add(pixels.view(np.int16), np.int16(rescale.intercept), out=stack[number])
         else:
             wide: Any = np.int32 if kind != np.float32 else np.float64
             stack[number] = pixels.astype(wide) * wide(rescale.slope) + wide(rescale.intercept)
@@ -172,6 +189,10 @@ def _assembled(
     if len({(r.slope, r.intercept) for r in rescales}) > 1:
         notes.append("rescale values differ from slice to slice; each slice was rescaled by its own")
     return stack.transpose(2, 1, 0), tuple(notes)
+
+
+def _is_short(pixels: npt.NDArray[Any]) -> bool:
+    return pixels.dtype.kind in "iu" and pixels.dtype.itemsize == 2 and pixels.dtype.isnative
 
 
 def _mask_padding(values: npt.NDArray[Any], pixels: npt.NDArray[Any], rescale: Rescale) -> int:
@@ -203,8 +224,8 @@ def read_projection(path: Path) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
 
     with damage_in_words("the picture"):
         dataset = dcmread(path, force=True)
-        _name_syntax(dataset)
-        pixels = decoded(dataset, "the picture")
+        name_syntax(dataset)
+        pixels = decoded(dataset, path, "the picture")
     if pixels.ndim != 2 or str(dataset.get("Modality", "")) not in PROJECTIONS:
         raise UserError(f"is no single grey picture (shape {pixels.shape})", "", "give one film a file")
     if str(dataset.PhotometricInterpretation) != "MONOCHROME1":

@@ -14,7 +14,15 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Code, Segmentation, default_colour, paint
 from medseg.io.dicom.colour import to_rgb
-from medseg.io.dicom.headers import SEGMENTATION_CLASSES, NotASlice, damage_in_words, read_header
+from medseg.io.dicom.decode import decoded_frames, decoding_failed
+from medseg.io.dicom.headers import (
+    SEGMENTATION_CLASSES,
+    UNCOMPRESSED,
+    NotASlice,
+    damage_in_words,
+    read_header,
+)
+from medseg.io.dicom.pixels import RLE
 from medseg.io.sizes import refuse_oversize
 
 if TYPE_CHECKING:
@@ -78,6 +86,15 @@ def _read(path: Path) -> Segmentation:
     return Segmentation(labels, frames.geometry, classes, regions, provenance=provenance)
 
 
+def read_pictures(path: Path) -> tuple[Geometry, Iterator[tuple[int, int, npt.NDArray[Any]]]]:
+    """The grid of a segmentation's frames, and of every frame its segment, its slice and its stored pixels."""
+    with damage_in_words(path.name):
+        dataset = _opened(path)
+        frames = _placed(dataset, path.name)
+    pictures = zip(frames.segments, frames.slices, _pictures(dataset, path.name))
+    return frames.geometry, pictures
+
+
 def place_on(seg: Segmentation, grid: Geometry) -> Segmentation:
     """The segmentation on another grid whose voxels coincide with its own (axes may be permuted or flipped).
 
@@ -104,7 +121,7 @@ def in_classes(seg: Segmentation, classes: Sequence[ClassInfo]) -> Segmentation:
 
     Raises UserError that names the segments which match no class.
     """
-    places = {info.index: _match(info, classes) for info in seg.classes}
+    places = {info.index: match(info, classes) for info in seg.classes}
     strange = [info.name for info in seg.classes if places[info.index] is None]
     if strange:
         raise UserError(
@@ -124,7 +141,7 @@ def in_classes(seg: Segmentation, classes: Sequence[ClassInfo]) -> Segmentation:
     return replace(seg, labels=labels, classes=tuple(classes), regions=regions)
 
 
-def _match(segment: ClassInfo, classes: Sequence[ClassInfo]) -> int | None:
+def match(segment: ClassInfo, classes: Sequence[ClassInfo]) -> int | None:
     """The position of the class that a segment stands for, or None."""
     for number, info in enumerate(classes):
         if info.name[: len(segment.name)].casefold() == segment.name.casefold() and (
@@ -294,18 +311,17 @@ def _pictures(dataset: Dataset, where: str) -> Iterator[npt.NDArray[np.uint8]]:
     if int(dataset.BitsAllocated) == 1 and syntax in (EXPLICIT_LITTLE, IMPLICIT_LITTLE):
         yield from _unpacked(bytes(dataset.PixelData), count, rows, columns, where)
         return
+    if syntax not in UNCOMPRESSED and syntax != RLE:
+        claimed = rows * columns * max(1, int(dataset.BitsAllocated) // 8)
+        yield from decoded_frames(Path(str(dataset.filename)), syntax, claimed, where, count)
+        return
     from pydicom.pixels.utils import iter_pixels
 
     try:
         for picture in iter_pixels(dataset):
             yield np.asarray(picture)
-    except Exception as err:  # decoders meet damaged bytes with errors of many kinds
-        name = dataset.file_meta.TransferSyntaxUID.name
-        raise UserError(
-            f"pixels in the transfer syntax {name} cannot be decoded",
-            where,
-            "they are damaged or need a decoder that is not here; export it uncompressed",
-        ) from err
+    except Exception as err:  # damaged bytes fail in many ways
+        raise decoding_failed(type(err).__name__, syntax, where) from err
 
 
 def _unpacked(

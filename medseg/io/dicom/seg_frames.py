@@ -1,6 +1,7 @@
-"""The frames of a binary segmentation: packed bits, and for each frame where it lies, what it shows, what it is from.
+"""The frames of a segmentation: their pixels, and for each frame where it lies, what it shows, what it is from.
 
-A frame exists for every source picture in which a segment has pixels. Work is done picture by picture, so that a
+In a binary segmentation a frame exists for every source picture in which a segment has pixels, in a label map for
+every source picture in which any has. Work is done picture by picture, so that a
 hundred segments cost little more than one and nothing of size segments x volume is held.
 """
 
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**32 - 2
 """What the length field of uncompressed pixel data can say."""
 
+OF_A_FRAME = (
+    "DerivationImageSequence", "FrameContentSequence", "PlanePositionSequence", "SegmentIdentificationSequence"
+)  # fmt: skip
+"""Functional groups that every frame gets of its own."""
 
-def template_pixels(masks: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+
+def template_pixels(shape: tuple[int, ...], count: int) -> npt.NDArray[Any]:
     """Pixels with one voxel of each segment, all in the first picture: what the header is made from."""
-    pixels = np.zeros(masks.shape[:3], dtype=np.uint8 if count < 256 else np.uint16)
+    pixels = np.zeros(shape, dtype=np.uint8 if count < 256 else np.uint16)
     if count > pixels[0].size:
         raise UserError(f"{count} classes on pictures of {pixels[0].size} pixels", "", "write nifti instead")
     pixels[0].flat[:count] = np.arange(1, count + 1)
@@ -41,7 +47,7 @@ def fill(made: Dataset, masks: npt.NDArray[Any], slices: Sequence[Slice], count:
     """
     packed: dict[tuple[int, int], bytes] = {}
     for place, picture in enumerate(masks):
-        for segment, mask in _shown(picture, count):
+        for segment, mask in shown_in(picture, count):
             packed[segment, place] = np.packbits(mask.ravel(), bitorder="little").tobytes()
     frames = sorted(packed)
     size = masks.shape[1] * masks.shape[2]
@@ -51,14 +57,36 @@ def fill(made: Dataset, masks: npt.NDArray[Any], slices: Sequence[Slice], count:
             "",
             "write nifti, or predict fewer classes",
         )
-    made.PerFrameFunctionalGroupsSequence = _described(made, frames, slices)
-    made.NumberOfFrames = len(frames)
+    describe_frames(made, frames, slices)
     made.PixelData = _joined([packed[frame] for frame in frames], size)
     made["PixelData"].VR = "OB"
     made.SegmentsOverlap = "YES" if masks.ndim == 4 else "NO"
 
 
-def _shown(picture: npt.NDArray[Any], count: int) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+def fill_label_map(made: Dataset, masks: npt.NDArray[Any], slices: Sequence[Slice]) -> None:
+    """Replaces the frames of a label map by the pictures of `masks` (slices, rows, columns) that are not empty."""
+    used = [place for place, picture in enumerate(masks) if picture.any()]
+    describe_frames(made, [(0, place) for place in used], slices)
+    put_encoded(made, [encoded(masks[place]) for place in used])
+
+
+def encoded(picture: npt.NDArray[Any]) -> bytes:
+    """One picture (rows, columns) of 8 or 16 bits, compressed without loss (JPEG-LS)."""
+    import jpeg_ls
+
+    return bytes(jpeg_ls.encode_array(np.ascontiguousarray(picture)))
+
+
+def put_encoded(made: Dataset, frames: Sequence[bytes]) -> None:
+    """Puts compressed frames into a data set."""
+    from pydicom.encaps import encapsulate
+
+    made.PixelData = encapsulate(list(frames))
+    made["PixelData"].VR = "OB"
+    made["PixelData"].is_undefined_length = True
+
+
+def shown_in(picture: npt.NDArray[Any], count: int) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
     """The segments that have pixels in a picture, from 1, and their masks."""
     if picture.ndim == 3:
         for number in range(count):
@@ -87,12 +115,18 @@ def _joined(frames: Sequence[bytes], size: int) -> bytes:
     return data + b"\0" * (len(data) % 2)
 
 
-def _described(made: Dataset, frames: Sequence[tuple[int, int]], slices: Sequence[Slice]) -> Any:
-    """One item a frame: its indices, its place, its segment, and the source picture it was made from."""
+def describe_frames(made: Dataset, frames: Sequence[tuple[int, int]], slices: Sequence[Slice]) -> None:
+    """One item a frame (segment, place): its indices, its place, its segment, and the picture it was made from.
+
+    segment 0 means all: the frame of a label map.
+    """
     from pydicom import Dataset
     from pydicom.sequence import Sequence as Items
 
     pattern = made.PerFrameFunctionalGroupsSequence[0]
+    for name in OF_A_FRAME:  # of a single frame the library calls them shared, and no group may stand in both
+        if name in made.SharedFunctionalGroupsSequence[0]:
+            del made.SharedFunctionalGroupsSequence[0][name]
     used = sorted({place for _, place in frames})
     ranks = {place: number + 1 for number, place in enumerate(used)}
     where, source = {}, {}
@@ -109,13 +143,15 @@ def _described(made: Dataset, frames: Sequence[tuple[int, int]], slices: Sequenc
     items = []
     for segment, place in frames:
         content, item = Dataset(), Dataset()
-        content.DimensionIndexValues = [segment, ranks[place]]
+        content.DimensionIndexValues = [segment, ranks[place]] if segment else [ranks[place]]
         item.DerivationImageSequence = source[place]
         item.FrameContentSequence = Items([content])
         item.PlanePositionSequence = where[place]
-        item.SegmentIdentificationSequence = which[segment]
+        if segment:
+            item.SegmentIdentificationSequence = which[segment]
         items.append(item)
-    return Items(items)
+    made.PerFrameFunctionalGroupsSequence = Items(items)
+    made.NumberOfFrames = len(frames)
 
 
 def _derived(pattern: Dataset, one: Slice) -> Dataset:

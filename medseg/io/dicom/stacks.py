@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
-from medseg.io.dicom.headers import DISTINGUISHING, SHOWN, Slice
+from medseg.io.dicom.headers import Slice
+from medseg.io.dicom.tags import DISTINGUISHING, SHOWN
 
 SAME_PLACE_MM = 0.01
 SAME_DIRECTION = 1e-3
