@@ -11,48 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from medseg.zoo.encoders.table import make_resnet
 from medseg.zoo.layers import nd
-from medseg.zoo.layers.conv import plain_conv
 from medseg.zoo.layers.heads import BackboneNet
-
-
-class GlobalConv(nn.Module):
-    """(B, C, *s) -> (B, K, *s): the axes' k-long convolutions one after the other, plus the same in reverse order."""
-
-    def __init__(self, dims: int, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__()
-        self.ways = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    plain_conv(
-                        dims,
-                        inputs if i == 0 else outputs,
-                        outputs,
-                        [kernel if a == axis else 1 for a in range(dims)],
-                    )
-                    for i, axis in enumerate(order)
-                )
-            )
-            for order in (range(dims), tuple(reversed(range(dims))))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.ways[0](x) + self.ways[1](x)
-
-
-class BoundaryRefinement(nn.Module):
-    """x + conv(relu(conv(x))) on score maps."""
-
-    def __init__(self, dims: int, classes: int) -> None:
-        super().__init__()
-        self.first, self.second = plain_conv(dims, classes, classes, 3), plain_conv(dims, classes, classes, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(torch.relu(self.first(x)))
+from medseg.zoo.layers.large_kernel import BoundaryRefinement, GlobalConv
 
 
 class ScoreLadder(nn.Module):

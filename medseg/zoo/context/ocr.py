@@ -77,12 +77,18 @@ class OCR(nn.Module):
         self.mix = nn.Sequential(ConvNormAct(dims, 2 * channels, channels, 1), nn.Dropout(0.05))
         self.classify = plain_conv(dims, channels, classes, 1)
 
-    def forward(self, x: Tensor) -> Tensor | Outputs:
-        size = x.shape[2:]
+    def scores(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, first segmentation and the features the logits are read from, at a quarter of the image."""
         streams = self.encoder(x)
         joined = torch.cat([nd.resize(s, streams[0].shape[2:]) for s in streams], dim=1)
         first = self.first(joined)
         pixels = self.enter(joined)
         context = self.attention(pixels, region_features(pixels, first))
-        logits = nd.resize(self.classify(self.mix(torch.cat([context, pixels], dim=1))), size)
+        mixed = self.mix(torch.cat([context, pixels], dim=1))
+        return self.classify(mixed), first, mixed
+
+    def forward(self, x: Tensor) -> Tensor | Outputs:
+        size = x.shape[2:]
+        logits, first, _ = self.scores(x)
+        logits = nd.resize(logits, size)
         return Outputs(logits, (nd.resize(first, size),), (0.4,)) if self.training else logits

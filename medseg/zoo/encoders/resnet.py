@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medseg.zoo.layers import nd
 from medseg.zoo.layers.conv import ConvNormAct, Style
+from medseg.zoo.layers.factorised import factorised_conv
 from medseg.zoo.layers.initial import kaiming
 
 
@@ -24,7 +25,9 @@ class Residual:
 
     bottleneck: 1x1-3x3-1x1 units of four times the channels, else two 3x3. deep_stem: three 3x3 (width, width, twice
     the width) instead of 7x7. multi_grid: factors on the dilation of the last stage's units. cycles: a stage (2..5)
-    -> dilation of its units, repeated; overrides what the output stride gives.
+    -> dilation of its units, repeated; overrides what the output stride gives. groups: of the 3x3 in a bottleneck,
+    widen: factor on its channels (ResNeXt, arXiv:1611.05431: 32 groups, widened by 2 for 32x4d, by 4 for 32x8d).
+    factorised: the two 3x3 of a unit without bottleneck are split by axis (ERFNet's non-bottleneck-1D).
     """
 
     blocks: tuple[int, int, int, int]
@@ -33,6 +36,9 @@ class Residual:
     deep_stem: bool = False
     multi_grid: tuple[int, ...] = (1,)
     cycles: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    groups: int = 1
+    widen: int = 1
+    factorised: bool = False
 
 
 class Unit(nn.Module):
@@ -45,11 +51,18 @@ class Unit(nn.Module):
         dilation, after = rates  # of the convolution that may have the stride, and of one after it
         bare = Style("batch", "none")
         if shape.bottleneck:
-            outputs = 4 * inner
+            outputs, wide, groups = 4 * inner, shape.widen * inner, shape.groups
             self.path = nn.Sequential(
-                ConvNormAct(dims, inputs, inner, 1),
-                ConvNormAct(dims, inner, inner, 3, stride=stride, dilation=dilation),
-                ConvNormAct(dims, inner, outputs, 1, bare),
+                ConvNormAct(dims, inputs, wide, 1),
+                ConvNormAct(dims, wide, wide, 3, stride=stride, dilation=dilation, groups=groups),
+                ConvNormAct(dims, wide, outputs, 1, bare),
+            )
+        elif shape.factorised:
+            outputs = inner
+            self.path = nn.Sequential(
+                factorised_conv(dims, inputs, inner, stride, dilation),
+                nd.make_activation("relu"),
+                factorised_conv(dims, inner, outputs, 1, after),
             )
         else:
             outputs = inner

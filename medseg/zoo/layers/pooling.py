@@ -20,18 +20,20 @@ def adaptive_pool(x: Tensor, bins: int) -> Tensor:
 class PyramidPooling(nn.Module):
     """The input beside its means over 1, 2, 3 and 6 parts an axis. Zhao et al. 2017, arXiv:1612.01105.
 
-    (B, C, *s) -> (B, C + bins * inner, *s).
+    (B, C, *s) -> (B, C + bins * inner, *s). mode: of interpolation, linear or nearest.
     """
 
-    def __init__(self, dims: int, inputs: int, inner: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+    def __init__(
+        self, dims: int, inputs: int, inner: int, bins: Sequence[int] = (1, 2, 3, 6), mode: str = "linear"
+    ) -> None:
         super().__init__()
-        self.bins = tuple(bins)
+        self.bins, self.mode = tuple(bins), mode
         self.branches = nn.ModuleList(ConvNormAct(dims, inputs, inner, 1) for _ in bins)
         self.channels = inputs + inner * len(self.bins)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = [
-            nd.resize(branch(adaptive_pool(x, bins)), x.shape[2:])
+            nd.resize(branch(adaptive_pool(x, bins)), x.shape[2:], self.mode)
             for branch, bins in zip(self.branches, self.bins, strict=True)
         ]
         return torch.cat([x, *pooled], dim=1)

@@ -17,3 +17,13 @@ def voxel_shuffle(x: Tensor, factor: int) -> Tensor:
     for axis in range(dims):
         order += [2 + dims + axis, 2 + axis]
     return x.permute(order).reshape(batch, channels // factor**dims, *(n * factor for n in size))
+
+
+def voxel_unshuffle(x: Tensor, factor: int) -> Tensor:
+    """(B, C, *(f s)) -> (B, f^D C, *s): the inverse of `voxel_shuffle`."""
+    dims = x.ndim - 2
+    batch, channels, *size = x.shape
+    split = [n for full in size for n in (full // factor, factor)]
+    x = x.reshape(batch, channels, *split)
+    order = [0, 1, *(3 + 2 * a for a in range(dims)), *(2 + 2 * a for a in range(dims))]
+    return x.permute(order).reshape(batch, channels * factor**dims, *(n // factor for n in size))

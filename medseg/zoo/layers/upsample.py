@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medseg.zoo.layers import nd
+from medseg.zoo.layers.conv import plain_conv
 from medseg.zoo.layers.initial import linear_kernel
 
 
@@ -35,3 +36,24 @@ def learned_linear_up(dims: int, channels: int, factor: int) -> nn.Module:
         for k in range(channels):
             up.weight[k, k] = linear_kernel(dims, factor).to(up.weight.device)
     return up
+
+
+class LearnedDoubling(nn.Module):
+    """Nearest doubling, then a 3x3 of each channel that starts as linear upsampling. Seichter et al. 2021.
+
+    (B, C, *S) -> (B, C, *(2 S)). The paper is arXiv:2011.06961, section III-D.
+    """
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        self.smooth = plain_conv(dims, channels, channels, 3, groups=channels)
+        line = torch.tensor([0.25, 0.5, 0.25])
+        kernel = line
+        for _ in range(dims - 1):
+            kernel = kernel[..., None] * line
+        with torch.no_grad():
+            self.smooth.weight.copy_(kernel.expand_as(self.smooth.weight))
+            self.smooth.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.smooth(F.interpolate(x, scale_factor=2, mode="nearest"))

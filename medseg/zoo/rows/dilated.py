@@ -87,6 +87,34 @@ ROWS = (
         },
     ),
     _row(
+        "deeplab-v3-bicubic9",
+        "DeepLab v3 with nine-point bicubic upsampling",
+        2019,
+        "url:https://www.arocmag.cn",
+        "deeplab_v3_bicubic9:DeepLabV3Bicubic9",
+        params=58_040_000,
+        params_source="that of DeepLab v3: the layer it changes has no weights",
+        params_form=VOC,
+        aliases=("deeplab-v3-bicubic",),
+        sizes={
+            "paper": {},
+            "small": {"backbone": "resnet-small", "channels": 64},
+            "tiny": {"backbone": "resnet-tiny", "channels": 8},
+        },
+    ),
+    _row(
+        "deeplab-v3-smoke",
+        "DeepLab v3 for smoke",
+        2019,
+        "doi:10.19665/j.issn1001-2400.2019.06.008",
+        "deeplab_v3_smoke:DeepLabV3Smoke",
+        sizes={
+            "paper": {},
+            "small": {"backbone": "resnet-small", "channels": 32},
+            "tiny": {"backbone": "resnet-tiny", "channels": 8, "output_stride": 8},
+        },
+    ),
+    _row(
         "deeplab-v3plus",
         "DeepLab v3+",
         2018,
@@ -133,5 +161,22 @@ ROWS = (
             "published_count": "the layers of the paper's table 1 add up to 0.36 M, which it gives as 0.37 M"
         },
         sizes={"paper": {}, "small": {}, "tiny": {"widths": (6, 8, 16)}},
+    ),
+    _row(
+        "wide-resnet",
+        "Wide ResNet-38 FCN",
+        2016,
+        "arXiv:1611.10080",
+        "wide_resnet:WideResNetFCN",
+        params=124_040_000,
+        params_source="counted by the layers of the authors' code",
+        params_form={"dims": 2, "in_channels": 3, "classes": 21},
+        aliases=("wrn-38", "wideresnet"),
+        sizes={
+            "paper": {},
+            "released": {"pools": False},
+            "small": {"width": 8, "units": (1, 1, 2, 1, 1, 1), "rate": 2},
+            "tiny": {"width": 1, "units": (1, 1, 2, 1, 1, 1), "rate": 2},
+        },
     ),
 )

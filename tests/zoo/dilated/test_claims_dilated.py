@@ -11,7 +11,7 @@ from medseg.zoo.dilated.deeplab_v1 import large_fov
 from medseg.zoo.dilated.dilated_context import ContextModule
 from medseg.zoo.encoders.resnet import Residual, ResNet
 from medseg.zoo.layers.pooling import ASPP
-from medseg.zoo.layers.shuffle import voxel_shuffle
+from medseg.zoo.layers.shuffle import voxel_shuffle, voxel_unshuffle
 from medseg.zoo.outputs import Outputs
 
 
@@ -120,6 +120,15 @@ def test_the_context_module_starts_as_the_identity_and_sees_67_positions() -> No
     assert reach(module, 3) == 67
     large = ContextModule(2, 3, large=True)
     assert (large(scores) - scores).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_unshuffling_is_torchs_in_the_plane_and_undone_by_shuffling(dims: int) -> None:
+    x = torch.randn(2, 3, *(4, 6, 10)[:dims])
+    folded = voxel_unshuffle(x, 2)
+    assert torch.equal(voxel_shuffle(folded, 2), x)
+    if dims == 2:
+        assert torch.equal(folded, torch.nn.functional.pixel_unshuffle(x, 2))
 
 
 @pytest.mark.parametrize("dims", [2, 3])

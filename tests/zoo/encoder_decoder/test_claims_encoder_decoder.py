@@ -89,6 +89,18 @@ def test_the_3d_u_net_doubles_channels_before_it_pools() -> None:
     assert widths == [[32, 64], [64, 128], [128, 256], [256, 512]]
 
 
+def test_a_stem_of_3d_u_net_folds_voxels_and_still_answers_for_each() -> None:
+    plain, folded = (
+        build("3d-u-net", dims=3, in_channels=1, classes=2, size="tiny", stem=n).eval() for n in (1, 2)
+    )
+    assert folded.divisor == tuple(2 * d for d in plain.divisor)
+    seen = []
+    folded.analysis[0].register_forward_hook(lambda _, given, __: seen.append(given[0].shape))
+    size = [2 * d for d in folded.divisor]
+    assert folded(torch.randn(1, 1, *size)).shape == (1, 2, *size)
+    assert seen == [(1, 8, *(n // 2 for n in size))]
+
+
 # --- V-Net --------------------------------------------------------------------------------------------------------
 
 
