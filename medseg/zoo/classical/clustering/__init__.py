@@ -1,0 +1,1 @@
+"""Grouping of voxels by likeness, and superpixels."""

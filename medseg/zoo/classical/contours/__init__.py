@@ -1,0 +1,1 @@
+"""Moving contours, sparse decomposition, and saliency in films."""

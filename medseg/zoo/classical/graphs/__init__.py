@@ -1,0 +1,1 @@
+"""Cuts and walks on the graph of neighbouring voxels."""

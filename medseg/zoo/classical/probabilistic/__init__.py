@@ -1,0 +1,1 @@
+"""Probabilistic graphical models: mixtures, random fields, Bayesian networks."""

@@ -1,0 +1,1 @@
+"""Methods that grow, split, merge or flood regions."""

@@ -1,0 +1,1 @@
+"""Methods that part an image by its grey values alone."""

@@ -1,0 +1,44 @@
+"""Minimal fuzziness. Huang, Wang 1995, Pattern Recognition 28(1), doi:10.1016/0031-3203(94)E0043-K.
+
+Every grey value belongs to its side of a threshold by a degree, u(i) = 1 / (1 + |i - m_c| / C), that falls
+with its distance from that side's mean. Shannon's function of these degrees measures how undecided the image
+is. The threshold is best where the image is least undecided.
+Differs from the paper: Shannon's measure only, not Yager's; bins from the smallest to the largest value stand
+for grey levels.
+Oracle: SimpleITK `HuangThreshold` (called) and the exhaustive minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.core.prompt import Prompt
+from medseg.zoo.classical.grey import is_flat, itk_threshold, side
+from medseg.zoo.classical.otsu import intensity
+
+
+class FuzzyThreshold:
+    """One global threshold of the least fuzziness."""
+
+    dims = (2, 3)
+
+    def classes_of(self, **parameters: Any) -> Mapping[int, str]:
+        return {1: "foreground"}
+
+    def segment(
+        self,
+        image: npt.NDArray[Any],
+        spacing_mm: Sequence[float],
+        prompt: Prompt | None = None,
+        bins: int = 256,
+        dark: bool = False,
+    ) -> npt.NDArray[np.uint8]:
+        """image (C, *S) -> labels (*S). bins: of the histogram. dark: the object is darker than its surroundings."""
+        grey = intensity(image)
+        return side(
+            grey, 0.0 if is_flat(grey) else itk_threshold("Huang", grey, bins, "system threshold-fuzzy"), dark
+        )

@@ -1,0 +1,83 @@
+"""Rows of probabilistic graphical models without networks."""
+
+from medseg.zoo.card import Card
+
+HOME = "medseg.zoo.classical.probabilistic"
+BOTH = (2, 3)
+
+ROWS = (
+    Card(
+        name="pgm-generative",
+        title="Hidden Markov random field with EM",
+        task="semantic",
+        dims=BOTH,
+        family="classical",
+        paper="doi:10.1109/42.906424",
+        year=2001,
+        at=f"{HOME}.generative:HiddenMarkovField",
+        aliases=("hmrf-em",),
+        kind="classical",
+    ),
+    Card(
+        name="pgm-discriminative",
+        title="Random forest with a field over its labels",
+        task="semantic",
+        dims=BOTH,
+        family="classical",
+        paper="doi:10.1109/CVPR.2004.1315232",
+        year=2004,
+        at=f"{HOME}.discriminative:ForestField",
+        needs=("prompt",),
+        aliases=("random-forest-crf",),
+        kind="classical",
+    ),
+    Card(
+        name="pgm-bayesian-network",
+        title="Tree-augmented Bayesian network",
+        task="semantic",
+        dims=BOTH,
+        family="classical",
+        paper="doi:10.1023/A:1007465528199",
+        year=1997,
+        at=f"{HOME}.bayesian_network:TreeNetwork",
+        needs=("prompt",),
+        aliases=("tan",),
+        kind="classical",
+    ),
+    Card(
+        name="mrf-potts",
+        title="Potts random field",
+        task="semantic",
+        dims=BOTH,
+        family="classical",
+        paper="doi:10.1109/34.969114",
+        year=2001,
+        at=f"{HOME}.mrf_potts:PottsField",
+        aliases=("mrf",),
+        kind="classical",
+    ),
+    Card(
+        name="crf-grid",
+        title="Conditional random field on the grid",
+        task="semantic",
+        dims=BOTH,
+        family="classical",
+        paper="url:https://repository.upenn.edu/cis_papers/159",
+        year=2001,
+        at=f"{HOME}.crf_grid:GridCRF",
+        aliases=("crf",),
+        kind="classical",
+    ),
+    Card(
+        name="crf-dense",
+        title="Fully connected conditional random field",
+        task="semantic",
+        dims=BOTH,
+        family="classical",
+        paper="arXiv:1210.5644",
+        year=2011,
+        at=f"{HOME}.crf_dense:DenseField",
+        aliases=("dense-crf",),
+        kind="classical",
+    ),
+)
