@@ -15,10 +15,11 @@ from medseg.core.errors import UserError
 
 
 @contextmanager
-def atomic_path(target: Path, suffix: str | None = None) -> Iterator[Path]:
+def atomic_path(target: Path, suffix: str | None = None, flush: bool = True) -> Iterator[Path]:
     """Yields a temporary name beside `target`; on success it is flushed and renamed, on failure removed.
 
     `suffix` is the ending the temporary name gets (writers choose a format by it); default: that of the target.
+    flush=False leaves it to the system when the bytes reach the disk: for many small files that can be made again.
     Raises UserError in words when the disk is full or may not be written.
     """
     ending = "".join(target.suffixes[-2:]) if suffix is None else suffix
@@ -31,7 +32,8 @@ def atomic_path(target: Path, suffix: str | None = None) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        _flush(part)
+        if flush:
+            _flush(part)
         os.chmod(part, 0o666 & ~_umask())
         os.replace(part, target)
     except OSError as err:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,14 @@ class RunFolder:
 
     A run that compares several systems has one child folder a system (`folder.system("v-net")`); what the systems
     share (cases, prepared arrays, check, journal, log) stays in the parent, reached through the same properties.
+
+    A cross-validation has one member folder a training (`folder.fold("fold-0")`): a run folder of its own whose table
+    of cases (`own_cases`) says who trains and who validates there.
     """
 
     path: Path
     parent: RunFolder | None = None
+    own_cases: Path | None = None
 
     @property
     def root(self) -> RunFolder:
@@ -28,6 +32,26 @@ class RunFolder:
     def system(self, name: str) -> RunFolder:
         """The folder of one of several systems."""
         return RunFolder(self.path / "systems" / name, self)
+
+    def fold(self, name: str) -> RunFolder:
+        """The folder of one training of a cross-validation."""
+        place = self.path / "folds" / name
+        return RunFolder(place, self, place / "cases.parquet")
+
+    @property
+    def pooled(self) -> RunFolder:
+        """This folder, with the cases of all folds as training cases: what the shared plan is made from."""
+        return replace(self, own_cases=self.path / "folds" / "cases.parquet")
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether this is one training of a cross-validation."""
+        return self.own_cases == self.path / "cases.parquet"
+
+    def finished_folds(self) -> list[RunFolder]:
+        """The member folders whose training, prediction and scores are complete, in the order of their names."""
+        names = [path.parent.name for path in self.path.glob("folds/*/member.json")]
+        return [self.fold(name) for name in sorted(names, key=_by_number)]
 
     # Shared by all systems of a run.
     @property
@@ -41,7 +65,7 @@ class RunFolder:
     @property
     def cases(self) -> Path:
         """cases.parquet: case, patient, split, fold, status, reason, content hash, grid facts; no paths, no names."""
-        return self.root.path / "cases.parquet"
+        return self.own_cases or self.root.path / "cases.parquet"
 
     @property
     def private(self) -> Path:
@@ -59,7 +83,8 @@ class RunFolder:
 
     @property
     def journal(self) -> Path:
-        return self.root.path / "journal.sqlite"
+        """A member of a cross-validation keeps its own: folds may be trained by several processes at once."""
+        return (self if self.is_fold else self.root).path / "journal.sqlite"
 
     @property
     def log(self) -> Path:
@@ -97,6 +122,31 @@ class RunFolder:
         return self.path / "scores.json"
 
     @property
+    def member(self) -> Path:
+        """member.json: fold, seed and settings of a finished training of a cross-validation."""
+        return self.path / "member.json"
+
+    @property
+    def folds_table(self) -> Path:
+        """Scores of every case by the model that has not seen it, with the fold."""
+        return self.path / "folds" / "scores.parquet"
+
+    @property
+    def folds_json(self) -> Path:
+        """The same as means, with the spread over folds and seeds."""
+        return self.path / "folds" / "scores.json"
+
+    @property
+    def postprocessing(self) -> Path:
+        """What cross-validation chose to do after the network, with the figures of what was tried."""
+        return self.path / "postprocessing.json"
+
+    @property
+    def choice(self) -> Path:
+        """The best of several systems, with the figures of all."""
+        return self.path / "choice.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -116,6 +166,11 @@ class RunFolder:
     def mark_done(self, step: str, facts: Mapping[str, Any]) -> None:
         """Writes down that a step came to its end; a step without this mark is done again."""
         write_json(self.steps, {**self.steps_done(), step: dict(facts)})
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """fold-2 before fold-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split("-")]
 
 
 @dataclass

@@ -106,3 +106,16 @@ def paint(regions: npt.NDArray[np.bool_], classes: Sequence[ClassInfo]) -> npt.N
     for region, info in zip(regions, classes):
         labels[region] = info.index
     return labels
+
+
+def side_pairs(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, ClassInfo]]:
+    """(left, right) classes of one organ: laterality left and right, and names that differ in nothing else."""
+
+    def bare(info: ClassInfo) -> str:
+        words = info.name.lower().replace("_", " ").replace("-", " ").split()
+        return " ".join(w for w in words if w not in ("left", "right", "l", "r"))
+
+    right = {bare(info): info for info in classes if info.laterality == "right"}
+    return [
+        (info, right[bare(info)]) for info in classes if info.laterality == "left" and bare(info) in right
+    ]

@@ -316,7 +316,7 @@ def load_cohort(folder: RunFolder) -> Cohort:
         raise UserError("the data has not been checked yet", str(folder.cases), "run `medseg check` first")
     facts = read_json(folder.sources)
     table = pd.read_parquet(folder.cases).set_index("case")
-    rows = [CaseRow.from_json(row) for row in facts["rows"]]
+    rows = [_placed(CaseRow.from_json(row), table) for row in facts["rows"]]
     passed = tuple(row for row in rows if table.at[row.case, "status"] == "ok")
     failed = [
         (row.case, str(table.at[row.case, "reason"])) for row in rows if table.at[row.case, "status"] != "ok"
@@ -331,6 +331,11 @@ def load_cohort(folder: RunFolder) -> Cohort:
         facts["patients_known"],
         facts["checksum"],
     )
+
+
+def _placed(row: CaseRow, table: Any) -> CaseRow:
+    """The row with the split of the table: a member of a cross-validation has its own."""
+    return replace(row, split=str(table.at[row.case, "split"] or ""))
 
 
 def cases_of(cohort: Cohort, which: Which) -> tuple[CaseRow, ...]:

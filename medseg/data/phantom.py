@@ -32,7 +32,7 @@ CLASSES: tuple[ClassInfo, ...] = (
 )
 """What the labels hold: sides are the patient's."""
 
-VERSION = 2
+VERSION = 3
 """Counts up when the same seed no longer makes the same patients; older cohorts are then made again."""
 
 COLUMNS = ("case", "patient", "image", "label", "split")

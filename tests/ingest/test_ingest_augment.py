@@ -8,6 +8,7 @@ import torch
 
 from medseg.config import IntensityPlan, Plan
 from medseg.core import UserError
+from medseg.core.segmentation import ClassInfo
 from medseg.ingest.augment.artefacts import MONAI_NAMES
 from medseg.ingest.augment.build import build_augmenter, entries_of
 from medseg.ingest.augment.flip import Flip
@@ -88,6 +89,38 @@ def test_nothing_is_mirrored_left_right_where_classes_have_sides():
     frame = frame_of(_plan(mirror=(1, 2)), (8, 8, 8), 1)
     drawn = [Flip.draw(np.random.default_rng(seed), frame, each=1.0) for seed in range(5)]
     assert {record.axes for record in drawn} == {(1, 2)}
+
+
+def _sided_plan(names, regions=False, background=True):
+    classes = [
+        ClassInfo(name, n + 1, (0, 0, 0), laterality=next((s for s in ("left", "right") if s in name), None))
+        for n, name in enumerate(names)
+    ]
+    return _plan(mirror=(1, 2)).model_copy(
+        update={"classes": [c.as_json() for c in classes], "overlapping": regions, "background": background}
+    )
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_swapping_sides_mirrors_the_patient_and_exchanges_left_and_right(regions):
+    target = torch.zeros(1, 6, 4, 4, dtype=torch.uint8)
+    target[:, 4:], target[:, 0], target[:, 2] = 1, 2, 3  # right lung, left lung, heart
+    if regions:
+        target = torch.stack([target == k for k in (1, 2, 3)], dim=1).to(torch.uint8)
+    image = torch.arange(6.0).reshape(1, 1, 6, 1, 1).expand(1, 2, 6, 4, 4)
+    plan = _sided_plan(["right lung", "left lung", "heart"], regions)
+    turned, swapped = build_augmenter({"swap_sides": 1.0}, plan)(image, target)
+    assert torch.equal(turned, image.flip(2))
+    found = [swapped[0, k - 1].bool() if regions else swapped[0] == k for k in (1, 2, 3)]
+    assert [f.any(-1).any(-1).nonzero().flatten().tolist() for f in found] == [[5], [0, 1], [3]]
+
+
+def test_sides_are_not_swapped_where_a_class_has_no_partner():
+    images, targets = _batch()
+    augmenter = build_augmenter({"swap_sides": 1.0}, _sided_plan(["left atrium", "right lung", "left lung"]))
+    same = augmenter(images, targets)
+    assert torch.equal(same[0], images)
+    assert torch.equal(same[1], targets)
 
 
 @pytest.mark.parametrize("plane", [(0, 1), (0, 2), (1, 2)])

@@ -119,10 +119,11 @@ def add_focal_disease(canvas: Canvas, chest: Chest, lungs: dict[int, Field], nod
             knot, box = canvas.ellipsoid(centre, radius * rng.uniform(0.7, 1.3, 3))
             knot = np.maximum(knot + 0.15 * radius * canvas.noise(10, box), shape[box])
             canvas.paint(knot, rng.uniform(-100, 90), box)
-        if rng.random() < 0.12:
+        if rng.random() < 0.08:
             patch = ramp(canvas.noise(60) - 0.004 * canvas.y, 1.3, 1.5)
             cover = canvas.cover(shape) * patch
-            canvas.hu += (rng.uniform(-300, 40) - canvas.hu) * cover
+            # Denser than this it could not be told from fluid, which is not lung.
+            canvas.hu += (rng.uniform(-400, -80) - canvas.hu) * cover
 
 
 def _effusion(canvas: Canvas, chest: Chest, lung: Field, side: int) -> None:

@@ -16,6 +16,7 @@ from medseg.config import Plan
 from medseg.core.errors import UserError, did_you_mean
 from medseg.ingest.augment.flip import Flip
 from medseg.ingest.augment.frame import Frame, frame_of
+from medseg.ingest.augment.swap_sides import SwapSides
 from medseg.ingest.augment.table import PRESETS, PROBABILITIES, TRANSFORMS
 from medseg.ingest.augment.truncate import Truncate
 from medseg.ingest.augment.warp import SPATIAL, warp
@@ -79,7 +80,7 @@ def change_one(image: Tensor, target: Tensor, records: Records, frame: Frame) ->
     for record in records:
         if isinstance(record, Flip):
             image, target = record(image, frame.ndim), record(target, frame.ndim)
-        elif isinstance(record, Truncate):
+        elif isinstance(record, Truncate | SwapSides):
             image, target = record(image, target)
         elif not isinstance(record, SPATIAL):
             image = record(image)

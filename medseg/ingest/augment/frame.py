@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg.config import Plan
-from medseg.ingest.targets import IGNORED
+from medseg.core.segmentation import side_pairs
+from medseg.ingest.targets import IGNORED, classes_of
 
 ANISOTROPY = 3.0
 """From this ratio of patch edges on, rotations stay in the plane of the fine axes (nnU-Net's rule)."""
@@ -17,6 +18,8 @@ class Frame:
     """shape: voxels (*S). spacing: per axis. channels: C. mirror_axes: axes along which mirroring keeps the meaning.
 
     coarse: the axis that takes no part in rotations, or None. outside: target value where there is no image.
+    across: the left-right axis. side_pairs: target positions of an organ's left and right class; none where a class
+    has a side and no partner. regions: targets are (R, *S).
     """
 
     shape: tuple[int, ...]
@@ -25,6 +28,9 @@ class Frame:
     mirror_axes: tuple[int, ...]
     coarse: int | None = None
     outside: int = 0
+    across: int = 0
+    side_pairs: tuple[tuple[int, int], ...] = ()
+    regions: bool = False
 
     @property
     def ndim(self) -> int:
@@ -49,4 +55,23 @@ def frame_of(plan: Plan, shape: Sequence[int], channels: int) -> Frame:
     if len(shape) == 3 and max(shape) / min(shape) > ANISOTROPY:
         coarse = list(shape).index(min(shape))
     outside = 0 if plan.background or plan.overlapping else IGNORED
-    return Frame(tuple(int(n) for n in shape), spacing, channels, tuple(plan.mirror_axes), coarse, outside)
+    return Frame(
+        tuple(int(n) for n in shape),
+        spacing,
+        channels,
+        tuple(plan.mirror_axes),
+        coarse,
+        outside,
+        across=1 if len(shape) == 2 else 0,
+        side_pairs=_side_positions(plan),
+        regions=plan.overlapping,
+    )
+
+
+def _side_positions(plan: Plan) -> tuple[tuple[int, int], ...]:
+    classes = classes_of(plan)
+    found = side_pairs(classes)
+    if 2 * len(found) != sum(info.laterality is not None for info in classes):
+        return ()
+    first = int(plan.background and not plan.overlapping)
+    return tuple((classes.index(left) + first, classes.index(right) + first) for left, right in found)

@@ -20,6 +20,7 @@ from medseg.ingest.augment.noise import Noise
 from medseg.ingest.augment.rotate import Rotate
 from medseg.ingest.augment.scale import Scale
 from medseg.ingest.augment.shear import Shear
+from medseg.ingest.augment.swap_sides import SwapSides
 from medseg.ingest.augment.truncate import Truncate
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
@@ -28,6 +29,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
     "shear": Shear.draw,
     "elastic": Elastic.draw,
     "flip": Flip.draw,
+    "swap_sides": SwapSides.draw,
     "truncate": Truncate.draw,
     "noise": Noise.draw,
     "blur": Blur.draw,
@@ -46,6 +48,7 @@ PROBABILITIES = {
     "shear": 0.2,
     "elastic": 0.1,
     "flip": 1.0,
+    "swap_sides": 0.5,
     "truncate": 0.2,
     "noise": 0.1,
     "blur": 0.2,
