@@ -37,13 +37,19 @@ class Batch:
 
 
 def prepare(
-    logits: Tensor, target: Tensor, *, regions: bool, ignore: int | None, known: Tensor | None
+    logits: Tensor,
+    target: Tensor,
+    *,
+    regions: bool,
+    ignore: int | None,
+    known: Tensor | None,
+    background: bool = True,
 ) -> Batch:
     """Check shapes and values, and turn a network's output and its labels into a `Batch`.
 
     logits (B, K, *S) of any float type; target (B, *S) or (B, 1, *S) integers for exclusive classes. For regions
     (B, K, *S) of 0 and 1, and `ignore` where a channel is not labelled; or with one channel more, 1 = ignored in all.
-    known (B, K) bool.
+    known (B, K) bool. background: whether channel 0 of exclusive classes is background.
     Raises UserError for shapes that do not fit and label values without a class.
     """
     logits = logits.float()
@@ -52,8 +58,10 @@ def prepare(
         target, valid = _region_target(logits, target, ignore)
         return Batch(logits, logits.sigmoid(), target, valid, counted, None)
     labels, valid = _class_labels(logits, target, ignore)
-    if known is not None:
+    if known is not None and background:
         logits, labels = _merge_unknown(logits, labels, counted)
+    elif known is not None:
+        valid = _without_unknown(labels, valid, counted)
     one_hot = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device).scatter_(
         1, labels[:, None], True
     )
@@ -142,7 +150,7 @@ def _merge_unknown(logits: Tensor, labels: Tensor, counted: Tensor) -> tuple[Ten
     """Where a class was not drawn, a background label means "background or that class".
 
     The probabilities of unknown classes are added to background's (the marginal loss of Shi et al. 2021,
-    arXiv:2007.03868, eq. 4), done on logits so that every loss of the room profits.
+    arXiv:2007.03868, eq. 4; Fidon et al. 2021, arXiv:2107.03846, call it a label-set loss), done on logits so that every loss of the room profits.
     """
     merged = ~counted
     merged[:, 0] = True
@@ -151,6 +159,18 @@ def _merge_unknown(logits: Tensor, labels: Tensor, counted: Tensor) -> tuple[Ten
     rest = logits.masked_fill(column, ABSENT_LOGIT)[:, 1:]
     sample = torch.arange(len(labels), device=labels.device).reshape(-1, *[1] * (labels.ndim - 1))
     return torch.cat([background, rest], dim=1), labels.masked_fill(merged[sample, labels], 0)
+
+
+def _without_unknown(labels: Tensor, valid: Tensor | None, counted: Tensor) -> Tensor:
+    """(B, 1, *S) bool: what counts where no channel is background, so that nothing can hide an undrawn class.
+
+    A voxel that carries a drawn class is known to be of no other one; a voxel without one teaches nothing (it is not
+    taken for a member of the set of undrawn classes, as the label-set loss of Fidon et al. 2021, arXiv:2107.03846,
+    would: such voxels may lie beyond the image's edge).
+    """
+    sample = torch.arange(len(labels), device=labels.device).reshape(-1, *[1] * (labels.ndim - 1))
+    drawn = counted[sample, labels][:, None]
+    return drawn if valid is None else drawn & valid
 
 
 def masked(values: Tensor, valid: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ class Loss:
     (B, K, *S) of 0 and 1 for regions, which carry the ignore label in the channels where it holds, or one channel
     more that is 1 where a voxel is ignored in all of them.
     `known` (B, K) bool marks the classes that a sample's labels cover; the others are not learnt as background.
+    background: whether channel 0 of exclusive classes is background, in which undrawn classes may hide.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Loss:
     classes: int
     regions: bool
     ignore: int | None
+    background: bool = True
 
     def __call__(self, logits: Tensor, target: Tensor, known: Tensor | None = None) -> Tensor:
         if logits.ndim < 3 or logits.shape[1] != self.classes:
@@ -35,4 +37,13 @@ class Loss:
                 f"loss {self.name}",
                 f"the network must return (batch, {self.classes}, *space)",
             )
-        return self.measure(prepare(logits, target, regions=self.regions, ignore=self.ignore, known=known))
+        return self.measure(
+            prepare(
+                logits,
+                target,
+                regions=self.regions,
+                ignore=self.ignore,
+                known=known,
+                background=self.background,
+            )
+        )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medseg.core.atomic import atomic_path
+from medseg.core.atomic import atomic_path, write_text
 from medseg.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FILE = "last.safetensors"
-FORMAT = 1
+FINISHED = "finished"
+FORMAT = 2
 
 
 def save_checkpoint(
@@ -24,8 +25,10 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     average: Mapping[str, Tensor] | None,
     facts: Mapping[str, Any],
+    procedure: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Writes weights, optimiser state, averaged weights and `facts` (plain JSON values) as FOLDER/last.safetensors."""
+    """Writes weights, optimiser state, averaged weights, what the procedure keeps, and `facts` (plain JSON values) as
+    FOLDER/last.safetensors."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -38,6 +41,7 @@ def save_checkpoint(
             elif value is not None:
                 plain[f"{index}/{key}"] = value
     tensors |= {f"average/{name}": value for name, value in (average or {}).items()}
+    tensors |= {f"procedure/{name}": value for name, value in (procedure or {}).items()}
     flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     about = {"format": str(FORMAT), "facts": json.dumps(dict(facts)), "optimiser": json.dumps(plain)}
     target = folder / FILE
@@ -48,7 +52,19 @@ def save_checkpoint(
             raise UserError(
                 f"the checkpoint cannot be written ({err})", str(folder), "free some space and use --resume"
             ) from err
+    (folder / FINISHED).unlink(missing_ok=True)
     return target
+
+
+def mark_finished(folder: Path) -> None:
+    """Says that the model of this checkpoint is written: the training is over, unless it is made longer."""
+    if (folder / FILE).is_file():
+        write_text(folder / FINISHED, "")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the model of this checkpoint is written."""
+    return (folder / FINISHED).is_file()
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -70,8 +86,8 @@ def restore_checkpoint(
     net: nn.Module,
     optimiser: torch.optim.Optimizer,
     average: dict[str, Tensor] | None,
-) -> None:
-    """Puts the stored weights, optimiser state and averages back, bit by bit."""
+) -> dict[str, Tensor]:
+    """Puts the stored weights, optimiser state and averages back, bit by bit; returns what the procedure kept."""
     from safetensors import safe_open
     from safetensors.torch import load_file
 
@@ -89,13 +105,7 @@ def restore_checkpoint(
     for name, value in _under("average/", tensors).items():
         if average is not None:
             average[name].copy_(value)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Removes the checkpoint of a training that came to its end."""
-    (folder / FILE).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    return {name: value.clone() for name, value in _under("procedure/", tensors).items()}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ class History:
         self.path = path
         self.total, self.count, self.mark, self.lines = 0.0, 0, 0, 0
         self.last_loss = math.nan
+        self.last_mean: float | None = None
 
     def add(self, loss: float) -> None:
         """Takes in the loss of a step; one that is not finite is shown and not averaged."""
@@ -37,7 +38,7 @@ class History:
     def write(self, t: float, facts: Mapping[str, Any]) -> None:
         """Appends a line with the mean loss since the last one."""
         self.mark = int(t * LINES)
-        mean = self.total / self.count if self.count else None
+        mean = self.last_mean = self.total / self.count if self.count else None
         self.total, self.count, self.lines = 0.0, 0, self.lines + 1
         line = {**facts, "loss": mean}
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,15 +27,20 @@ from medseg.train.devices import (
     memory_in_words,
     threads,
 )
+from medseg.train.freeze import Frozen
 from medseg.train.history import History
-from medseg.train.job import Job, Trained
+from medseg.train.job import Job, Trained, continued
 from medseg.train.look import Look, Looker, weights_of
-from medseg.train.objective import Objective, known_channels, step_loss
+from medseg.train.objective import Objective, forward_through, known_channels, step_loss
 from medseg.train.optimiser import Average, build_optimiser
 from medseg.train.prefetch import Prefetch
+from medseg.train.procedures.procedure import Learning
+from medseg.train.procedures.table import build_procedure
+from medseg.train.progressing import Progressing
 from medseg.train.sampler import Patches, Sampler
 from medseg.train.schedule import Clock, LookTimes, rate_factor
 from medseg.train.stopping import StopRequest, watch_for_stop
+from medseg.train.undrawn import require_honoured
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,8 +48,7 @@ if TYPE_CHECKING:
 BAD_STEPS = 20
 """So many steps in a row without a finite loss and gradient end a training."""
 
-RANK_STRIDE = 1_000_003
-"""Processes of one distributed training draw from seeds this far apart."""
+SETTLED, COLLAPSED = 1, 2
 
 Augment = Callable[["Tensor", "Tensor", np.random.Generator], "tuple[Tensor, Tensor]"]
 
@@ -57,6 +61,7 @@ def train(net: nn.Module, job: Job, augment: Augment | None = None) -> Trained:
     """
     if not job.train:
         raise UserError("no training case has a label", hint="add labels, or predict with predict.model")
+    require_honoured(net, job)
     with threads(job.cores), memory_in_words(job.plan.batch_size, job.plan.patch_size):
         training = Training(net, job, augment)
         with watch_for_stop() as stop:
@@ -69,8 +74,7 @@ class Training:
 
     def __init__(self, net: nn.Module, job: Job, augment: Augment | None) -> None:
         self.job, self.settings, self.augment, self.raw = job, job.settings, augment, net
-        found = read_facts(job.folder.checkpoints)
-        facts = found if found is not None and found["stamp"] == job.stamp else None
+        facts = continued(job, read_facts(job.folder.checkpoints))
         self.precision = (
             Precision(facts["precision"], "as before the interruption")
             if facts
@@ -79,18 +83,26 @@ class Training:
         lay_out(net, job.device, self.precision)
         self.fabric = make_fabric(job.device, self.precision)
         self.rank = self.fabric.global_rank
+        self.frozen = Frozen.of(net, self.settings.freeze)
         self.net, self.optimiser = self.fabric.setup(net, build_optimiser(self.settings.optimizer, net))
-        self.loss_of = step_loss(net, self.net, Objective(self.settings, job.plan), job.plan.patch_size)
-        self.average = Average(net, self.settings.ema) if self.settings.ema is not None else None
-        seed = job.seed + RANK_STRIDE * self.rank
-        self.sampler = Sampler(job.train, replace(job.sampling, seed=seed))
+        objective = Objective(self.settings, job.plan)
+        self.loss_of = step_loss(net, self.net, objective, job.plan.patch_size)
+        sampling = replace(job.sampling, rank=self.rank, processes=self.fabric.world_size)
+        self.sampler = Sampler(job.train, sampling)
+        self.procedure = build_procedure(self.settings.procedure, job.unlabelled, sampling)
+        self._require_one_process()
+        decay = self.settings.ema or self.procedure.decay
+        self.average = Average(net, decay) if decay is not None else None
+        self.procedure.begin(self._learning(objective))
         self.looker = Looker(job.val, job.plan, self.precision.autocast)
         self.clock = Clock.of(self.settings)
         self.times = LookTimes.of(self.settings)
         if self.times.steps_between is not None:
             self.looker.limit_by_windows(self.times.steps_between)
         self.history = History(job.folder.history)
-        self.bad, self.waited, self.rate = 0, 0.0, 0.0
+        self.progressing = Progressing(self.settings.patience)
+        self.bad, self.waited, self.rate, self.rate_t = 0, 0.0, 0.0, 0.0
+        self.notes: list[str] = [self.procedure.note] if self.procedure.note else []
         self.last_look: Look | None = None
         self.saved_at = time.monotonic()
         if facts is not None:
@@ -104,14 +116,16 @@ class Training:
         waited_before = self.waited
         self.raw.train()
         clock.run()
-        with self._bar() as bar, Prefetch(self.sampler.batch, clock.step + 1) as batches:
+        with self._bar() as bar, Prefetch(self._read, clock.step + 1) as batches:
             for batch in batches:
                 self._report(stop)
-                t, asked_to_stop = agree(self.fabric, clock.t, bool(stop))
+                t, asked_to_stop, over = agree(self.fabric, clock.t, bool(stop), self._ending())
                 if asked_to_stop:
                     self.save()
                     raise Interrupted(f"training was asked to stop ({stop.reason}) after step {clock.step}")
-                if t >= 1:
+                if over:
+                    self._say_ending(collapsed=over > SETTLED)
+                if t >= 1 or over:
                     break
                 loss = self.step(batch, t)
                 clock.step += 1
@@ -121,21 +135,27 @@ class Training:
                 if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
                     self.save()
         clock.pause()
-        if clock.seconds > 60 * self.settings.checkpoint_minutes:
-            self.save()  # so that a full disk at the very end costs nothing
+        self.save()  # a full disk at the very end costs nothing, and the training may be prolonged
 
-    def step(self, batch: Patches, t: float) -> float:
+    def _read(self, step: int) -> tuple[Patches, Patches | None]:
+        return self.sampler.batch(step), self.procedure.batch(step)
+
+    def step(self, drawn: tuple[Patches, Patches | None], t: float) -> float:
         """One optimiser step at position t of the training; returns the loss.
 
         Everything random in it follows from the seed and the number of the step.
         """
         import torch
 
+        batch, unlabelled = drawn
         number = self.clock.step + 1
+        self.frozen.hold_still()
         seeds = [self.job.seed, number, self.rank]
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+        if self.clock.step % self.settings.rate_every == 0:
+            self.rate_t = t
         self.rate = self.settings.optimizer.rate * rate_factor(
-            t, self.settings.schedule, self.settings.warmup
+            self.rate_t, self.settings.schedule, self.settings.warmup
         )
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
@@ -144,6 +164,10 @@ class Training:
         if self.augment is not None:
             images, targets = self.augment(images, targets, np.random.default_rng([*seeds, 2]))
         loss = self.loss_of(images, targets, known_channels(self.job, batch.cases, images.device))
+        if unlabelled is not None:
+            others = self.fabric.to_device(torch.from_numpy(unlabelled.images))
+            extra = self.procedure.extra(others, t, np.random.default_rng([*seeds, 3]))
+            loss = loss if extra is None else loss + extra
         value = float(loss.detach())
         if self._learn(loss):
             self.bad = 0
@@ -190,16 +214,44 @@ class Training:
             return None
         self.last_look = look
         self.times.after(self.clock, look.seconds)
-        return self.write(look)
+        self.write(look)
+        self.progressing.after_look(look.dice, self.clock.t, self.clock.step, self.history.last_mean)
+        return None
+
+    def _ending(self) -> int:
+        """0: goes on; SETTLED or COLLAPSED: the looks say that more steps are of no use."""
+        if self.progressing.collapsed and self.settings.collapse == "stop":
+            return COLLAPSED
+        return SETTLED if self.progressing.settled else 0
+
+    def _say_ending(self, collapsed: bool) -> None:
+        """Notes a Dice that no longer rises; raises UserError for a network that finds nothing."""
+        watched = self.progressing
+        if not collapsed:
+            self.notes.append(
+                f"ended after step {self.clock.step}: no better Dice than {watched.best:.3f} in {watched.since} validations"
+            )
+            return
+        self.save()
+        raise UserError(
+            f"the network finds nothing: Dice 0 in the last {len(watched.empty)} validations, and the loss no longer "
+            f"falls; stopped after step {self.clock.step}",
+            "train",
+            f"lower train.optimizer.rate (now {self.settings.optimizer.rate:g}), raise train.foreground (now "
+            f"{self.settings.foreground:g}), or look at the labels with `medseg check`; train.collapse: warn goes on",
+        )
 
     def finish(self) -> Trained:
         """The kept weights are in the network afterwards, and have been looked at."""
         if self.clock.step == 0:
             raise UserError("the training ended before its first step", hint="give more train.minutes")
+        averaged = self.average is not None
         if self.average is not None:
             self.raw.load_state_dict(self.average.weights)
             self.average = None
         self.look()
+        if self.last_look is not None and self.last_look.dice == 0:
+            self.notes.append("the network finds nothing in the validation cases: their Dice is 0")
         self.raw.eval()
         return Trained(
             steps=self.clock.step,
@@ -208,6 +260,8 @@ class Training:
             precision=self.precision,
             data_wait_percent=self._wait_percent(),
             scores={} if self.last_look is None else self.last_look.as_scores(),
+            notes=tuple(self.notes),
+            averaged=averaged,
         )
 
     def write(self, look: Look | None = None) -> None:
@@ -229,7 +283,7 @@ class Training:
         self.history.write(self.clock.t, facts)
 
     def save(self) -> None:
-        """Writes the checkpoint that an interrupted training continues from."""
+        """Writes the checkpoint that an interrupted or prolonged training continues from."""
         self.saved_at = time.monotonic()
         if self.rank:
             return
@@ -245,23 +299,57 @@ class Training:
             "last_look": None if self.last_look is None else vars(self.last_look),
             "history": self.history.state(),
             "scaler": self.fabric.strategy.precision.state_dict(),
+            "rate_t": self.rate_t,
+            "progressing": self.progressing.state(),
+            "length": [self.settings.minutes, self.settings.steps],
         }
         weights = None if self.average is None else self.average.weights
-        save_checkpoint(self.job.folder.checkpoints, self.raw, self.optimiser, weights, facts)
+        kept = self.procedure.tensors()
+        save_checkpoint(self.job.folder.checkpoints, self.raw, self.optimiser, weights, facts, kept)
 
     def _resume(self, facts: dict[str, Any]) -> None:
         weights = None if self.average is None else self.average.weights
-        restore_checkpoint(self.job.folder.checkpoints, self.raw, self.optimiser, weights)
+        kept = restore_checkpoint(self.job.folder.checkpoints, self.raw, self.optimiser, weights)
+        if kept:
+            self.procedure.restore(kept)
         self.fabric.strategy.precision.load_state_dict(facts["scaler"])
         self.clock.restore(int(facts["step"]), float(facts["seconds"]))
         self.waited, self.rate = float(facts["waited"]), float(facts["rate"])
-        self.times.next_t, self.times.next_step = facts["next_look"]
+        self.rate_t = float(facts["rate_t"])
+        self.progressing.restore(facts["progressing"])
+        longer = facts["length"] != [self.settings.minutes, self.settings.steps]
+        if longer:
+            self.times.pass_by(self.clock)
+        else:
+            self.times.next_t, self.times.next_step = facts["next_look"]
         self.history.restore(facts["history"])
         if facts["last_look"] is not None:
             self.last_look = Look(**facts["last_look"])
             self.looker.cases = {name: self.looker.cases[name] for name in facts["looked_at"]}
             self.times.reserve(self.clock, self.last_look.seconds)
-        say(f"train    goes on after step {self.clock.step} ({self.clock.t:.0%} done)")
+        rest = "; its length was changed, so the learning rate follows the new one" if longer else ""
+        say(f"train    goes on after step {self.clock.step} ({self.clock.t:.0%} done){rest}")
+
+    def _learning(self, objective: Objective) -> Learning:
+        """What the procedure works with."""
+        patch = self.job.plan.patch_size
+        return Learning(
+            raw=self.raw,
+            net=self.net,
+            whole=lambda net: forward_through(self.raw, net, patch),
+            fabric=self.fabric,
+            objective=objective,
+            average=self.average,
+            augment=self.augment,
+        )
+
+    def _require_one_process(self) -> None:
+        if self.procedure.needs_unlabelled and self.fabric.world_size > 1:
+            raise UserError(
+                f"{self.settings.procedure} runs in one process, and {self.fabric.world_size} were started",
+                "train.procedure",
+                "train on one device, or set train.procedure: supervised",
+            )
 
     def _gradients_are_finite(self) -> bool:
         """Clips the gradient; with fp16 the loss scaler itself leaves out steps that overflow."""

@@ -9,6 +9,7 @@ from medseg.config import Plan, Train
 from medseg.core.errors import UserError, did_you_mean
 from medseg.train.job import Job
 from medseg.train.sampler import IGNORED
+from medseg.train.undrawn import own_loss, own_step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,36 +22,55 @@ class Objective:
 
     outputs: logits (B, K, *S) or `Outputs` with auxiliary logits. targets: (B, *S) uint8 class positions, 255 left
     out; or (B, R, *S) of 0 and 1 for overlapping classes, 255 in all R where a voxel is left out.
-    Auxiliary outputs count with the weights the network gives them; where it gives none, with 1/2, 1/4, ...
+    Auxiliary outputs count with the weights the network gives them beside the main output's 1; where it gives none, or
+    with `train.auxiliary: halved`, with nnU-Net's: 1, 1/2, 1/4 ... normalised to a sum of 1, the coarsest with 0.
     """
 
     def __init__(self, settings: Train, plan: Plan) -> None:
-        from medseg.losses.supervision import deep_supervision
+        from dataclasses import replace
+
         from medseg.losses.table import build_from_settings
+
+        self.background, self.overlapping, self.channels = (
+            plan.background,
+            plan.overlapping,
+            plan.out_channels,
+        )
 
         # Without a background class the padding around a case has no class either, so it is left out.
         leaves_out = plan.ignore is not None or (not plan.background and not plan.overlapping)
-        self.loss = build_from_settings(
-            settings.loss,
+        loss = build_from_settings(
+            loss_settings(settings.loss, plan),
             classes=plan.out_channels,
             regions=plan.overlapping,
             ignore=IGNORED if leaves_out else None,
             class_weights=class_weights(settings.class_weights, plan),
             include_background=not plan.background,
         )
-        self.halved = deep_supervision(self.loss)
+        self.loss = replace(loss, background=plan.background)
+        # A network's own step may hand on targets in which undrawn classes are hidden under the ignore value.
+        self.loss_of_partly = replace(self.loss, ignore=IGNORED)
+        self.normalised = settings.auxiliary == "halved"
 
     def __call__(self, outputs: Any, targets: Tensor, known: Tensor | None = None) -> Tensor:
-        weights = getattr(outputs, "auxiliary_weights", ())
-        if not weights:
-            return self.halved(outputs, targets, known)
-        from medseg.losses.supervision import nearest_labels
+        from medseg.losses.supervision import deep_supervision, nearest_labels
 
-        total = self.loss(outputs.main, targets, known)
+        loss = self.loss if known is None else self.loss_of_partly
+        weights = getattr(outputs, "auxiliary_weights", ())
+        if not weights or self.normalised:
+            return deep_supervision(loss)(outputs, targets, known)
+        total = loss(outputs.main, targets, known)
         for weight, head in zip(weights, outputs.auxiliary, strict=True):
             if weight:
-                total = total + weight * self.loss(head, nearest_labels(targets, head.shape[2:]), known)
+                total = total + weight * loss(head, nearest_labels(targets, head.shape[2:]), known)
         return total
+
+
+def loss_settings(loss: Mapping[str, Any] | str, plan: Plan) -> Mapping[str, Any] | str:
+    """`train.loss` with `batch_dice: auto` decided as nnU-Net does without a cascade: over the batch in 2D alone."""
+    if isinstance(loss, str) or loss.get("batch_dice") != "auto":
+        return loss
+    return {**loss, "batch_dice": plan.dims == 2}
 
 
 StepLoss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
@@ -61,24 +81,31 @@ def step_loss(
 ) -> StepLoss:
     """(images, targets, known) -> loss, by the network's own `training_step` or `loss` where it has one.
 
-    raw: the network; net: the same as it is called in training (wrapped for the device and number type).
-    Networks of unpadded convolutions get the border they lose, mirrored. Raises UserError when the patch does not
+    raw: the network; net: the same as it is called in training (wrapped for the device and number type). Raises UserError when the patch does not
     fit the network's divisor.
     """
     _require_divisible(raw, patch_size)
     if hasattr(raw, "training_step"):
         net.mark_forward_method("training_step")  # type: ignore[attr-defined]
-        return lambda images, targets, known: net.training_step(images, targets, objective)  # type: ignore[attr-defined]
-    forward: Callable[[Tensor], Any] = net
-    if getattr(raw, "margin", 0):
-        from medseg.zoo.layers.nd import mirror_pad
-
-        borders = [raw.border(n) for n in patch_size]
-        place = (Ellipsis, *(slice(0, n) for n in patch_size))
-        forward = lambda images: net(mirror_pad(images, borders))[place]  # noqa: E731
+        return own_step(raw, net.training_step, objective)  # type: ignore[attr-defined]
+    forward = forward_through(raw, net, patch_size)
     if hasattr(raw, "loss"):
-        return lambda images, targets, known: raw.loss(forward(images), targets)
+        by_own = own_loss(raw, objective)
+        return lambda images, targets, known: by_own(forward(images), targets, known)
     return lambda images, targets, known: objective(forward(images), targets, known)
+
+
+def forward_through(
+    raw: nn.Module, net: Callable[..., Any], patch_size: Sequence[int]
+) -> Callable[[Tensor], Any]:
+    """images (B, C, *patch_size) -> outputs; networks of unpadded convolutions get the border they lose, mirrored."""
+    if not getattr(raw, "margin", 0):
+        return net
+    from medseg.zoo.layers.nd import mirror_pad
+
+    borders = [raw.border(n) for n in patch_size]  # type: ignore[operator]
+    place = (Ellipsis, *(slice(0, n) for n in patch_size))
+    return lambda images: net(mirror_pad(images, borders))[place]
 
 
 def _require_divisible(net: nn.Module, patch_size: Sequence[int]) -> None:
@@ -99,9 +126,9 @@ def known_channels(job: Job, cases: Sequence[str], device: Any) -> Tensor | None
     import torch
 
     known = [job.train[case].known for case in cases]
-    if all(names is None for names in known):
-        return None
     classes = [entry["name"] for entry in job.plan.classes]
+    if all(names is None or set(classes) <= set(names) for names in known):
+        return None
     first = [True] if job.plan.background and not job.plan.overlapping else []
     rows = [[*first, *(names is None or name in names for name in classes)] for names in known]
     return torch.tensor(rows, dtype=torch.bool, device=device)

@@ -43,12 +43,18 @@ class Patches(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How patches are drawn. foreground: the share that is centred on a voxel of a class."""
+    """How patches are drawn. foreground: the share that is centred on a voxel of a class.
+
+    rank, processes: of a distributed training each process reads its part of one common batch of
+    processes x batch_size patches, so that what is learnt does not depend on how many share the work.
+    """
 
     patch_size: tuple[int, ...]
     batch_size: int
     foreground: float
     seed: int
+    rank: int = 0
+    processes: int = 1
 
 
 class Sampler:
@@ -62,36 +68,47 @@ class Sampler:
     def batch(self, step: int) -> Patches:
         """The patches of step 1, 2, ..."""
         rng = np.random.default_rng([self.sampling.seed, step])
-        size = self.sampling.batch_size
+        own, size = self.sampling.batch_size, self.sampling.batch_size * self.sampling.processes
         names = [self._case_at((step - 1) * size + place) for place in range(size)]
-        drawn = []
-        for name, forced in zip(names, forced_foreground(rng, size, self.sampling.foreground)):
-            with about(name, "sampling"):
-                drawn.append(self._patch(rng, self.cases[name], forced))
+        first, drawn = own * self.sampling.rank, []
+        for place, forced in enumerate(forced_foreground(rng, size, self.sampling.foreground)):
+            with about(names[place], "sampling"):
+                case = self.cases[names[place]]
+                corners = self._corners(
+                    rng, case, forced
+                )  # drawn for all, so that the others' draws stay the same
+                if first <= place < first + own:
+                    drawn.append(self._read(case, *corners))
         images = np.stack([image for image, _ in drawn]).astype(np.float32, copy=False)
-        return Patches(images, np.stack([target for _, target in drawn]), tuple(names))
+        return Patches(images, np.stack([target for _, target in drawn]), tuple(names[first : first + own]))
 
     def epoch(self, step: int) -> float:
         """How often each case has been seen after `step` steps."""
-        return step * self.sampling.batch_size / len(self.names)
+        return step * self.sampling.batch_size * self.sampling.processes / len(self.names)
 
     def _case_at(self, position: int) -> str:
         turn, place = divmod(position, len(self.names))
         order = np.random.default_rng([self.sampling.seed, turn, 1]).permutation(len(self.names))
         return self.names[order[place]]
 
-    def _patch(
+    def _corners(
         self, rng: np.random.Generator, case: Prepared, forced: bool
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+        """The lower corner of a patch, and that of one around a labelled voxel (None without any)."""
         size = self.sampling.patch_size
         corner = random_corner(rng, case.shape, size)
         voxel = foreground_voxel(rng, case.foreground)
-        if forced and voxel is not None:
-            corner = corner_around(voxel, case.shape, size)
+        around = None if voxel is None else corner_around(voxel, case.shape, size)
+        return (around if forced and around is not None else corner), around
+
+    def _read(
+        self, case: Prepared, corner: npt.NDArray[np.int64], around: npt.NDArray[np.int64] | None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
+        size = self.sampling.patch_size
         target = case.read_target(corner.tolist(), (corner + size).tolist())
-        if voxel is not None and (target == IGNORED).all():
+        if around is not None and (target == IGNORED).all():
             # Nothing is labelled here; a patch that teaches nothing is exchanged for one around a labelled voxel.
-            corner = corner_around(voxel, case.shape, size)
+            corner = around
             target = case.read_target(corner.tolist(), (corner + size).tolist())
         return case.read_image(corner.tolist(), (corner + size).tolist()), target
 

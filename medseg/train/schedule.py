@@ -129,6 +129,12 @@ class LookTimes:
         earliest = 0.0 if self.minutes is None else clock.t + 10 * seconds / (60 * self.minutes)
         self.next_t = max((math.floor(clock.t * LOOKS + 1e-9) + 1) / LOOKS, earliest)
 
+    def pass_by(self, clock: Clock) -> None:
+        """The next look of a training whose length was changed: the first that lies ahead."""
+        if self.every is not None:
+            self.next_step = (clock.step // self.every + 1) * self.every
+        self.next_t = (math.floor(clock.t * LOOKS + 1e-9) + 1) / LOOKS
+
     def reserve(self, clock: Clock, seconds: float) -> None:
         """Keeps time for the last look, at most a twentieth of the training."""
         if self.minutes is not None:

@@ -32,6 +32,8 @@ def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
         facts.append(
             path.read_text(encoding="utf-8", errors="replace") if given and path.is_file() else str(given)
         )
+        if given and Path(given).is_file():
+            facts.append(f"{Path(given).stat().st_size} {Path(given).stat().st_mtime_ns}")
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
@@ -79,13 +81,14 @@ def write_classical(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> Result
 
 
 def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card) -> Result:
-    """Trains, writes the model folder, and only then lets go of the checkpoint."""
+    """Trains, writes the model folder, and says in the checkpoint that it is over; it stays, to be prolonged."""
     import torch
 
     from medseg.ingest.augment.build import build_augmenter
     from medseg.model.folder import build_system, save_model
-    from medseg.train.checkpoints import remove_checkpoint
+    from medseg.train.checkpoints import mark_finished
     from medseg.train.loop import train
+    from medseg.train.undrawn import require_fixed_sides
 
     system = with_deep_supervision(pipeline, card)
     job = make_job(pipeline, folder, plan, system)
@@ -94,10 +97,14 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     if pipeline.train.start_from is not None:
         from medseg.train.start_from import take_weights
 
-        say(f"train    {take_weights(net, Path(pipeline.train.start_from)).line}")
+        taken = take_weights(net, Path(pipeline.train.start_from), system, plan)
+        say(f"train    {taken.line}")
     spec = pipeline.train.augment
+    require_fixed_sides(spec, job)
     augment = None if spec == "none" else build_augmenter(spec, plan, pipeline.compute.seed)
     trained = train(net, job, augment)
+    for note in trained.notes:
+        say(f"train    {note}")
     digest = save_model(
         folder.model,
         net,
@@ -107,7 +114,7 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
         data_hash=data_hash(folder),
         extra={"training": facts_of(trained, job)},
     )
-    remove_checkpoint(folder.checkpoints)
+    mark_finished(folder.checkpoints)
     return Result(
         "train", in_words(trained), len(job.train), details={"model": digest, **numbers_of(trained)}
     )
@@ -131,7 +138,8 @@ def make_job(pipeline: Pipeline, folder: RunFolder, plan: Plan, system: System) 
             str(folder.cases.name),
             "add labels, or give a trained model: predict.model",
         )
-    cases = open_cases({**paths["train"], **paths["val"]}, pipeline)
+    paths["unlabelled"] = unlabelled_of(pipeline, folder, plan)
+    cases = open_cases({name: path for part in paths.values() for name, path in part.items()}, pipeline)
     device = choose_device(pipeline.compute.device)
     return Job(
         system=system,
@@ -140,11 +148,26 @@ def make_job(pipeline: Pipeline, folder: RunFolder, plan: Plan, system: System) 
         train={name: cases[name] for name in paths["train"]},
         val={name: cases[name] for name in paths["val"]},
         folder=folder,
+        unlabelled={name: cases[name] for name in paths["unlabelled"]},
         seed=pipeline.compute.seed,
         device=device.name,
         cores=pipeline.compute.cores or cores(),
         data_key=_prepared_key(folder) + data_hash(folder),
     )
+
+
+def unlabelled_of(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> dict[str, Path]:
+    """Case -> prepared folder of the cases without a label, where the procedure learns from them."""
+    from medseg.train.procedures.table import find_procedure
+
+    kind, _ = find_procedure(pipeline.train.procedure)
+    if not kind.needs_unlabelled:
+        return {}
+    from medseg.train.unlabelled import prepare_unlabelled
+
+    found = prepare_unlabelled(pipeline, folder, plan)
+    say(f"train    {len(found)} cases without a label take part")
+    return found
 
 
 def open_cases(paths: dict[str, Path], pipeline: Pipeline) -> dict[str, Any]:
@@ -206,9 +229,11 @@ def facts_of(trained: Trained, job: Job) -> dict[str, Any]:
         "device": job.device,
         "seed": job.seed,
         "cases": len(job.train),
+        "unlabelled_cases": len(job.unlabelled),
+        "notes": list(trained.notes),
         "settings": job.settings.model_dump(mode="json", exclude={"start_from"}),
         "kept": "the weights of the last step"
-        if job.settings.ema is None
+        if not trained.averaged
         else "the running average of the weights",
     }
 

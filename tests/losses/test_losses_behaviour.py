@@ -1,5 +1,7 @@
 """What holds for every loss of the table, in 2D and 3D, for exclusive classes and for regions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -142,6 +144,48 @@ def test_a_class_that_was_not_drawn_is_not_learnt_as_background(name, regions):
     loss = build_loss(name, classes=3, regions=regions)
     assert loss(says_two, target, known).item() == pytest.approx(loss(logits, target, known).item(), abs=1e-6)
     assert abs(loss(says_two, target).item() - loss(logits, target).item()) > 1e-3
+
+
+@names
+def test_a_class_that_was_not_drawn_is_never_pushed_down_where_it_may_lie(name):
+    """Background says "background or class 2": more of class 2 there may be free or welcome, never dear."""
+    target = labels(3)
+    target[1] = target[1].masked_fill(target[1] == 2, 0)
+    known = torch.tensor([[True, True, True], [True, True, False]])
+    for mask, pushed in ((known, False), (None, True)):
+        logits = noise(3).requires_grad_(True)
+        build_loss(name, classes=3)(logits, target, mask).backward()
+        assert bool((logits.grad[1, 2][target[1] == 0] > 1e-7).any()) is pushed
+
+
+@names
+@dims
+def test_a_region_that_was_not_drawn_has_no_gradient(name, dims):
+    known = torch.tensor([[True, True, True], [True, False, True]])
+    logits = noise(dims).requires_grad_(True)
+    build_loss(name, classes=3, regions=True)(logits, one_hot(labels(dims)), known).backward()
+    assert (logits.grad[1, 1] == 0).all()
+    assert (logits.grad[0, 1] != 0).any()
+    assert (logits.grad[1, 0] != 0).any()
+
+
+@names
+def test_without_a_background_channel_zero_is_a_class_like_the_others(name):
+    """Class 1 of sample 1 was not drawn. What nobody labelled teaches nothing there; class 0 is not merged with it."""
+    target = labels(2)
+    target[1] = target[1].masked_fill(target[1] == 1, 255)
+    known = torch.tensor([[True, True, True], [True, False, True]])
+    loss = replace(build_loss(name, classes=3, ignore=255, include_background=True), background=False)
+    logits = noise(2).requires_grad_(True)
+    loss(logits, target, known).backward()
+    assert (logits.grad[1][:, target[1] == 255] == 0).all()
+    assert (logits.grad[1, 0][target[1] == 0] < 0).all(), "a voxel of class 0 asks for class 0 alone"
+    swapped = logits.detach().clone()
+    swapped[1, [0, 1]] = swapped[1, [1, 0]]
+    assert loss(swapped, target, known).item() != pytest.approx(loss(logits, target, known).item(), abs=1e-4)
+    assert replace(loss, background=True)(logits, target, known).item() != pytest.approx(
+        loss(logits, target, known).item(), abs=1e-4
+    )
 
 
 @names

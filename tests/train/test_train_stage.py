@@ -33,6 +33,11 @@ def walk(tmp_path: Path, ball: Callable, plan: Callable) -> Callable[..., tuple[
             f"c{number},image{number}.nii.gz,label{number}.nii.gz,{'val' if number > 3 else 'train'}"
         )
     (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    for number in range(6, 9):
+        image = ball(number).image[0].astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / f"image{number}.nii.gz")
+    lines += ["u6,image6.nii.gz,,", "u7,image7.nii.gz,,", "u8,image8.nii.gz,,test"]
+    (tmp_path / "more.csv").write_text("\n".join(lines) + "\n")
 
     def make(name: str = "run", **changes) -> tuple[Pipeline, RunFolder]:
         values = {
@@ -47,7 +52,10 @@ def walk(tmp_path: Path, ball: Callable, plan: Callable) -> Callable[..., tuple[
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir(exist_ok=True)
         cohort = find_cases(pipeline.data)
-        facts = [{"status": "ok", "reason": "", "content": f"hash-{row.case}"} for row in cohort.rows]
+        facts = [
+            {"status": "ok" if row.labels else "skipped", "reason": "", "content": f"hash-{row.case}"}
+            for row in cohort.rows
+        ]
         save_cohort(cohort, folder, facts)
         save_plan(plan(classes=[info.as_json() for info in load_cohort(folder).classes]), folder.plan)
         ingest(pipeline, folder)
@@ -70,7 +78,7 @@ def test_a_network_is_trained_and_its_folder_says_how(walk: Callable) -> None:
     assert model.facts["training"]["cases"] == 4
     assert model.facts["training"]["settings"]["steps"] == 4
     assert len(model.facts["data_hash"]) == 64
-    assert not folder.checkpoints.exists()
+    assert {path.name for path in folder.checkpoints.iterdir()} == {"finished", "last.safetensors"}
     assert len(folder.history.read_text().splitlines()) == 4
 
 
@@ -206,3 +214,74 @@ def test_the_step_is_done_again_when_seed_or_given_model_change(walk: Callable, 
     more_cores = pipeline.model_copy(update={"compute": pipeline.compute.model_copy(update={"cores": 2})})
     assert stage.inputs(reseeded, folder) != before
     assert stage.inputs(more_cores, folder) == before
+
+
+def test_cases_without_a_label_take_part_where_a_procedure_learns_from_them(
+    walk: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(stage, "say", said.append)
+    data = {"manifest": str(tmp_path / "more.csv"), "classes": {"ball": 1}}
+    pipeline, folder = walk("teacher", data=data, train={"procedure": "mean_teacher"})
+    stage.run(pipeline, folder)
+    facts = load_facts(folder.model)["training"]
+    assert facts["unlabelled_cases"] == 2
+    assert "mean teacher" in facts["notes"][0]
+    assert facts["kept"] == "the running average of the weights"
+    assert any("2 cases without a label take part" in line for line in said)
+    plain, other = walk("plain", data=data)
+    stage.run(plain, other)
+    assert load_facts(other.model)["training"]["unlabelled_cases"] == 0
+    assert load_facts(other.model)["hash"] != load_facts(folder.model)["hash"]
+
+
+def test_scans_of_held_out_patients_are_not_learnt_from_without_a_label_either(
+    walk: Callable, tmp_path: Path
+) -> None:
+    from medseg.train.unlabelled import unlabelled_rows
+
+    lines = ["case,patient,image,label,split"]
+    lines += [f"c{i},p{i},image{i}.nii.gz,label{i}.nii.gz,{'val' if i > 3 else 'train'}" for i in range(6)]
+    lines += ["again,p5,image6.nii.gz,,", "other,p9,image7.nii.gz,,"]
+    (tmp_path / "patients.csv").write_text("\n".join(lines) + "\n")
+    _, folder = walk("run", data={"manifest": str(tmp_path / "patients.csv"), "classes": {"ball": 1}})
+    assert [row.case for row in unlabelled_rows(folder)] == ["other"]
+
+
+def test_the_last_layers_start_anew_for_other_classes_even_when_their_number_is_the_same(
+    walk: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(stage, "say", said.append)
+    pipeline, folder = walk("first")
+    stage.run(pipeline, folder)
+    still = {"optimizer": {"rate": 1e-12, "weight_decay": 0}, "from": str(folder.model), "steps": 1}
+    data = {"manifest": str(tmp_path / "cases.csv"), "classes": {"globe": 1}}
+    stage.run(*walk("second", train=still, data=data))
+    assert "other classes, the given model has ball" in said[0]
+    assert "42 of 44 weight tensors" in said[0]
+    first, second = read_weights(folder.model), read_weights(tmp_path / "second" / "model")
+    changed = {name for name in first if not np.allclose(first[name], second[name], atol=1e-6)}
+    assert changed
+    assert {name.rpartition(".")[0] for name in changed} == {"head"}
+
+
+def test_frozen_weights_stay_as_they_are(walk: Callable, tmp_path: Path) -> None:
+    pipeline, folder = walk("first")
+    stage.run(pipeline, folder)
+    freeze = {"start_from": str(folder.model), "freeze": ["analysis.*"], "steps": 3}
+    stage.run(*walk("second", train=freeze))
+    first, second = read_weights(folder.model), read_weights(tmp_path / "second" / "model")
+    for name in first:
+        same = bool((first[name] == second[name]).all())
+        assert same == name.startswith("analysis.") or not name.startswith("analysis."), name
+    assert any(not bool((first[name] == second[name]).all()) for name in first)
+
+
+def test_patterns_that_freeze_nothing_or_everything_are_refused(walk: Callable) -> None:
+    with pytest.raises(
+        UserError, match=r"no weight of this network is named like 'analisis\.\*', did you mean analysis"
+    ):
+        stage.run(*walk("a", train={"freeze": ["analisis.*"]}))
+    with pytest.raises(UserError, match="weights are frozen, so nothing is learnt"):
+        stage.run(*walk("b", train={"freeze": ["*"]}))
