@@ -1,10 +1,13 @@
 """Whole prediction of one large CT: CPU and wall seconds part by part, and peak memory beside the announced one.
 
-    python benchmarks/predict_ct.py [--classes 25] [--slices 400] [--precision auto] [--threads 1] [--network paper]
+    python benchmarks/predict_ct.py [--classes 25] [--slices 400] [--engine torch] [--precision auto] [--threads 1]
+    python benchmarks/predict_ct.py --peer PYTHON [--peer-resampling default|torch]     nnU-Net first, then medseg
 
 A synthetic 512 x 512 x 400 CT of int16 at 0.8 x 0.8 x 1.0 mm; network grid 1.5 mm, windows of 128, a plain U-Net of
 16..128 features with random weights, overlap one half, no mirroring, no files. `--network cheap` takes two small
 convolutions instead, so that everything around the network can be measured in a minute. Prints one JSON line.
+`--peer` names a Python that has nnunetv2 (2.8): its whole prediction of the same CT runs first, in a process of its own
+(`predict_ct_nnunet.py`), medseg then takes its weights, and the line holds both, the ratios, and the share of equal labels.
 """
 
 from __future__ import annotations
@@ -97,10 +100,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     scheme = IntensityPlan(scheme="ct", low=HU["low"], high=HU["high"], shift=HU["mean"], scale=HU["sd"])
     plan = Plan(dims=3, in_channels=1, classes=[c.as_json() for c in classes], out_channels=args.classes,
                 spacing_mm=[1.5] * 3, intensity=[scheme], image_order=3, patch_size=PATCH, batch_size=1)  # fmt: skip
-    model = Model(net, None, plan, classes, System(name="nnunet-plain"), "0" * 64, {})
+    if args.weights is not None:
+        take_peer_weights(net, args.weights)
+    name = f"{args.network}-{args.classes}-{args.weights is not None}".encode().hex().ljust(64, "0")
+    model = Model(net, None, plan, classes, System(name="nnunet-plain"), name, {})
     ct = synthetic_ct(args.slices).transpose(2, 1, 0)[None]
     image = Image(ct, Geometry.from_spacing(ct.shape[1:], SPACING_ZYX[::-1]))
-    predictor, clock = Predictor(model, Predict(precision=args.precision)), Clock()
+    predictor, clock = Predictor(model, Predict(precision=args.precision, engine=args.engine)), Clock()
     need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(net, 1, PATCH))
     announced = (held_bytes() + need.total - need.image) / 1e9
     if args.ram and announced > args.ram:
@@ -114,9 +120,63 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     labels, _ = predictor.segment_prepared(prepared)
     total = {"cpu_s": round(cpu_seconds() - cpu, 1), "wall_s": round(time.time() - wall, 1)}
     rest = {k: round(total[k] - sum(p[k] for p in clock.parts.values()), 1) for k in total}
+    if args.peer_labels is not None:
+        clock.parts["labels"] = compare_labels(labels, args.peer_labels)
     return {"what": "medseg", **clock.parts, "way back": rest, "total": total, "peak_gb": round(peak_gb(), 2),
             "announced_gb": round(announced, 2), "engine": predictor.engine, "network_grid": prepared.geometry.shape,
             "labels": int(np.count_nonzero(labels))}  # fmt: skip
+
+
+def take_peer_weights(net: Any, path: Path) -> None:
+    """nnU-Net's weights, its kernels turned from (z, y, x) to (x, y, z)."""
+    from safetensors.torch import load_file
+
+    from medseg.model.import_nnunet import Axes, translated
+
+    net.load_state_dict(translated(load_file(str(path)), net, Axes((2, 1, 0), ()), str(path)))
+
+
+def compare_labels(labels: Any, path: Path) -> dict[str, float]:
+    """Share of voxels with nnU-Net's label; its array is (z, y, x)."""
+    import numpy as np
+
+    theirs = np.load(path).transpose(2, 1, 0)
+    return {"equal_to_nnunet": float(np.mean(labels == theirs))}
+
+
+def with_peer(args: argparse.Namespace) -> dict[str, Any]:
+    """nnU-Net's half in a process of its own, then ours on its weights, in another, so that each has its own peak."""
+    import subprocess
+    import sys
+    import tempfile
+
+    here = Path(__file__).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        shared = [
+            "--classes",
+            str(args.classes),
+            "--slices",
+            str(args.slices),
+            "--threads",
+            str(args.threads),
+        ]
+        peer = [
+            args.peer,
+            str(here.with_name("predict_ct_nnunet.py")),
+            folder,
+            "--resampling",
+            args.peer_resampling,
+        ]
+        ours = [sys.executable, str(here), "--engine", args.engine, "--precision", args.precision,
+                "--weights", f"{folder}/weights.safetensors", "--peer-labels", f"{folder}/labels.npy"]  # fmt: skip
+        lines = []
+        for command in (peer, ours):
+            done = subprocess.run([*command, *shared], stdout=subprocess.PIPE, text=True, check=True)
+            lines.append(json.loads(done.stdout.splitlines()[-1]))
+    theirs, own = lines
+    ratio = {key: round(theirs["total"][key] / own["total"][key], 2) for key in ("cpu_s", "wall_s")}
+    return {"nnunet": theirs, "medseg": own, "times_faster": ratio,
+            "memory_ratio": round(theirs["peak_gb"] / own["peak_gb"], 2)}  # fmt: skip
 
 
 def describe() -> dict[str, Any]:
@@ -140,13 +200,23 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=25)
     parser.add_argument("--slices", type=int, default=400)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "int8"])
+    parser.add_argument(
+        "--engine", default="torch", choices=["auto", "torch", "compile", "onnxruntime", "openvino"]
+    )
+    parser.add_argument("--peer", help="a Python that has nnunetv2")
+    parser.add_argument("--peer-resampling", default="default", choices=["default", "torch"])
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peer-labels", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--network", default="paper", choices=["paper", "cheap"])
     parser.add_argument(
         "--ram", type=float, help="GB that may be used; below the need, sums are kept in float16"
     )
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    if args.peer:
+        print(json.dumps(with_peer(args)))
+        return
     print(
         json.dumps({**measure(args), "classes": args.classes, "threads": args.threads, "machine": describe()})
     )

@@ -75,7 +75,7 @@ def versions() -> dict[str, str]:
 
 
 def model_hash(facts: Mapping[str, Any]) -> str:
-    """sha256 over what decides a prediction: system, classes, weights, and the plan without its explanations.
+    """sha256 over what decides a prediction: system, classes, weights, post-processing, the plan without its reasons.
 
     Times, scores and versions are left out, so two trainings with one seed on one machine have one hash.
     """
@@ -88,6 +88,9 @@ def model_hash(facts: Mapping[str, Any]) -> str:
         "plan": plan,
         "weights": (facts["weights"] or {}).get("sha256"),
     }
+    for key in ("postprocessing", "frame"):
+        if key in facts:
+            kept[key] = facts[key]
     return hashlib.sha256(
         json.dumps(kept, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
     ).hexdigest()
@@ -179,8 +182,8 @@ def _check_entries(facts: Mapping[str, Any], path: Path) -> None:
     for key, kind in {**kinds, "weights": (dict, type(None))}.items():
         if not isinstance(facts[key], kind):
             raise UserError(f"expected {key} as {kind}, found {type(facts[key]).__name__}", str(path))
-    if facts["kind"] not in ("network", "classical"):
-        raise UserError(f"expected kind network or classical, found {facts['kind']!r}", str(path))
+    if facts["kind"] not in ("network", "classical", "ensemble"):
+        raise UserError(f"expected kind network, ensemble or classical, found {facts['kind']!r}", str(path))
     if (facts["weights"] is None) != (facts["kind"] == "classical"):
         raise UserError(
             f"expected weights for a network and none for a classical system, found kind {facts['kind']} "

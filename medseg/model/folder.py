@@ -77,7 +77,7 @@ def save_model(
     net: the network, or None for a classical system. scores: validation means with n. extra: further facts, licence
     and intended_use among them.
     """
-    with _new_folder(Path(folder)) as part:
+    with new_folder(Path(folder)) as part:
         weights = None if net is None else _write_weights(net, part / WEIGHTS_FILE)
         facts = make_facts(
             kind="classical" if net is None else "network",
@@ -99,8 +99,13 @@ def verify_model(folder: Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     facts = load_facts(folder)
+    if facts["kind"] == "ensemble":
+        from medseg.model.ensemble import verify_members
+
+        verify_members(folder, facts)
+        return facts
     expected = {FACTS_FILE} | ({WEIGHTS_FILE} if facts["kind"] == "network" else set())
-    _check_files(folder, expected)
+    check_files(folder, expected)
     if facts["kind"] == "network":
         _check_weights(folder / WEIGHTS_FILE, facts["weights"])
     return facts
@@ -115,12 +120,27 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
     folder = Path(folder)
     facts = verify_model(folder)
     where = str(folder / FACTS_FILE)
+    if facts["kind"] == "ensemble":
+        from medseg.model.ensemble import assemble, member_folders
+
+        return assemble(facts, member_folders(folder, facts), device, where)
     plan, system = read_plan(facts, where), read_system(facts, where)
     if facts["kind"] == "classical":
         net, classical = None, _build(facts, plan, system)
     else:
-        net, classical = _with_weights(facts, plan, system, folder / WEIGHTS_FILE).to(device).eval(), None
+        net, classical = _in_frame(facts, _with_weights(facts, plan, system, folder / WEIGHTS_FILE)), None
+        net = net.to(device).eval()
     return Model(net, classical, plan, read_classes(facts, where), system, facts["hash"], facts)
+
+
+def _in_frame(facts: Mapping[str, Any], net: nn.Module) -> nn.Module:
+    """The network with the axes turned on which it was trained the other way (imported models)."""
+    turned = facts.get("frame", {}).get("turned", [])
+    if not turned:
+        return net
+    from medseg.model.turned import Turned
+
+    return Turned(net, [int(axis) for axis in turned])
 
 
 def build_system(system: System, plan: Plan) -> Any:
@@ -143,7 +163,12 @@ def build_system(system: System, plan: Plan) -> Any:
 def copy_model(source: Path, target: Path) -> dict[str, Any]:
     """Copies a verified model folder and returns its facts."""
     facts = verify_model(source)
-    with _new_folder(Path(target)) as part:
+    if facts["kind"] == "ensemble":
+        from medseg.model.ensemble import copy_ensemble
+
+        copy_ensemble(Path(source), facts, Path(target))
+        return facts
+    with new_folder(Path(target)) as part:
         for name in (FACTS_FILE, WEIGHTS_FILE) if facts["kind"] == "network" else (FACTS_FILE,):
             shutil.copyfile(Path(source) / name, part / name)
     return facts
@@ -152,6 +177,13 @@ def copy_model(source: Path, target: Path) -> dict[str, Any]:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a verified network's folder, mapped from the file."""
     facts = verify_model(folder)
+    if facts["kind"] == "ensemble":
+        names = ", ".join(member["name"] for member in facts["weights"]["members"])
+        raise UserError(
+            "is an ensemble, which has no weights of its own",
+            str(folder),
+            f"give one of its members: {names}",
+        )
     if facts["kind"] != "network":
         raise UserError(
             f"holds the classical system {facts['system'].get('name')}, which has no weights", str(folder)
@@ -202,7 +234,7 @@ def _write_weights(net: nn.Module, path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder beside `target`; on success it takes the target's place, on failure it is removed."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +255,8 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_files(folder: Path, expected: set[str]) -> None:
+def check_files(folder: Path, expected: set[str]) -> None:
+    """Raises UserError for links, and for anything in the folder that is not expected there."""
     for entry in sorted(folder.iterdir()):
         if entry.is_symlink():
             raise UserError(
@@ -238,7 +271,7 @@ def _check_files(folder: Path, expected: set[str]) -> None:
                 "move it elsewhere: a model folder holds nothing that medseg did not write",
             )
     for name in sorted(expected):
-        if not (folder / name).is_file():
+        if not (folder / name).exists():
             raise UserError(
                 f"expected {name}, found no such file", str(folder), "the folder is incomplete; copy it again"
             )

@@ -17,14 +17,15 @@ from medseg.core.segmentation import Segmentation
 def predict(model: Any, case: Any, settings: Predict | None = None) -> Segmentation:
     """Segments one image.
 
-    model: path of a model folder, or a loaded `Model`. case: a path (file or DICOM folder), an `Image`, or a pair of
-    array (*S) or (C, *S) and `Geometry`. The result lies on the image's own grid.
+    model: path of a model folder, several paths (their ensemble), or a loaded `Model`. case: a path (file or DICOM
+    folder), an `Image`, or a pair of array (*S) or (C, *S) and `Geometry`. The result lies on the image's own grid.
     Raises UserError for an image that cannot be read or does not fit the model.
     """
-    from medseg.model.folder import load_model
+    from medseg.model.ensemble import load_models
     from medseg.predict.case import predict_case
 
-    loaded = load_model(Path(model)) if isinstance(model, str | Path) else model
+    paths = [model] if isinstance(model, str | Path) else model
+    loaded = load_models([Path(path) for path in paths]) if isinstance(paths, list | tuple) else model
     return predict_case(loaded, as_image(case), settings)
 
 

@@ -13,14 +13,18 @@ from medseg.config import Predict
 from medseg.core.case import Image
 from medseg.core.segmentation import Segmentation, paint
 from medseg.predict.stream import Painter, Sink
-from medseg.predict.windows import Cut
+from medseg.predict.windows import NOTHING_SKIPPED, Cut, Skip
 
 if TYPE_CHECKING:
     from medseg.ingest.prepare import PreparedImage
     from medseg.model.folder import Model
+    from medseg.predict.engines.choose import Choice
 
 Tick = Callable[[int, int], None]
 """Told how many windows of how many were computed."""
+
+SAMPLES = 3
+"""Windows on which int8 ranges are measured, and on which it has to pass."""
 
 SinkMaker = Callable[["PreparedImage"], Sink]
 """Makes, for an image, what takes its probabilities."""
@@ -38,9 +42,11 @@ def predict_case(model: Model, image: Image, settings: Predict | None = None) ->
 class Predictor:
     """A loaded model with its settings; segments one image after the other.
 
-    engine: what computed the windows, in words, known after the first case. Half precision is only used when it gives
-    the same labels as float32 on a window of the first case. half_sums: see `windows.Cut`; set where memory is short.
-    sums_in_ram: add up logits in main memory although the network runs on a GPU, because its memory is too small.
+    engine: what computed the windows, in words, known after the first case; choice: the same with its figures. Half
+    precision and converted networks are only used when they give the labels of float32 on a window of the first case.
+    before: the choice that earlier results of the same folder were made with. cases: how many images are to come,
+    about. half_sums: see `windows.Cut`; set where memory is short. sums_in_ram: add up logits in main memory although
+    the network runs on a GPU, because its memory is too small.
     """
 
     model: Model
@@ -48,7 +54,11 @@ class Predictor:
     engine: str = ""
     half_sums: bool = False
     sums_in_ram: bool = False
+    cases: int = 1
+    before: Choice | None = None
+    choice: Choice | None = None
     _run: Any = field(default=None, repr=False)
+    _air_is_background: bool | None = field(default=None, repr=False)
 
     @property
     def cut(self) -> Cut:
@@ -60,6 +70,16 @@ class Predictor:
         """Where the network runs."""
         net = self.model.net
         return "cpu" if net is None else str(next((p.device for p in net.parameters()), "cpu"))
+
+    @property
+    def members(self) -> int:
+        """How many networks are averaged."""
+        return len(getattr(self.model.net, "members", (None,)))
+
+    @property
+    def accumulators(self) -> int:
+        """How many sums of logits are open at once: logits are averaged before they are summed up."""
+        return self.members if self.settings.ensemble == "probabilities" else 1
 
     def windows(self, prepared: PreparedImage) -> int:
         """How many windows a prepared image is cut into."""
@@ -74,55 +94,96 @@ class Predictor:
         start = time.monotonic()
         prepared = prepare_image(image, self.model.plan)
         ready = time.monotonic()
-        labels, regions = self.segment_prepared(prepared, tick, sink and sink(prepared))
+        skip = self._air(image, prepared)
+        labels, regions = self.segment_prepared(prepared, tick, sink and sink(prepared), skip)
         facts = {
             "windows": self.windows(prepared),
+            "windows_of_air": len(skip.windows),
             "seconds_prepare": round(ready - start, 3),
             "seconds_windows": round(time.monotonic() - ready, 3),
         }
         return self._finished(labels, regions, self.model.classes, image, facts)
 
     def segment_prepared(
-        self, prepared: PreparedImage, tick: Tick | None = None, sink: Sink | None = None
+        self,
+        prepared: PreparedImage,
+        tick: Tick | None = None,
+        sink: Sink | None = None,
+        skip: Skip = NOTHING_SKIPPED,
     ) -> tuple[Any, Any]:
-        """Label values (*S) on the source's grid, and regions where classes overlap."""
+        """Label values (*S) on the source's grid, and regions where classes overlap. skip: windows left out."""
         import torch
 
         from medseg.ingest.targets import decode
-        from medseg.predict.windows import stream_logits
 
         plan, cut = self.model.plan, self.cut
         array = torch.from_numpy(prepared.array)
-        if self._run is None:
-            self._choose_engine(array)
+        self._open(array)
         self._run.blend_on = "cpu" if self.sums_in_ram else self.device
         painter = _painter(prepared, plan, cut.lead(prepared.geometry.shape), sink)
         counter = _Counter(tick, cut.count(prepared.geometry.shape)) if tick else None
-        for slab in stream_logits(self._run, array, cut, plan.out_channels, counter):
+        for slab in self._slabs(array, cut, counter, skip):
             painter.take(slab)
         positions, regions = painter.finish()
         if regions is not None:
             return paint(regions, self.model.classes), regions
         return _decoded(positions, decode, plan), None
 
-    def _choose_engine(self, array: Any) -> None:
-        """Eager PyTorch in the number type asked for; automatic half precision has to pass on this very image."""
-        from medseg.predict.engines.eager import Eager
-        from medseg.predict.precision import PARITY, number_type, parity
+    def _slabs(self, array: Any, cut: Cut, counter: _Counter | None, skip: Skip) -> Any:
+        """Logits of the image in slabs; of an ensemble the mean of what `predict.ensemble` says."""
+        from medseg.predict.ensemble import stream_mean_chances
+        from medseg.predict.windows import stream_logits
 
-        net = self.model.net
+        plan = self.model.plan
+        if self.accumulators == 1:
+            return stream_logits(self._run, array, cut, plan.out_channels, counter, skip)
+        return stream_mean_chances(
+            self._run.runs, array, cut, plan.out_channels, plan.overlapping, counter, skip
+        )
+
+    def _open(self, array: Any) -> None:
+        """Chooses the engine on the first image (C, *S)."""
+        if self._run is not None:
+            return
+        from medseg.predict.engines.choose import Wish, choose
+        from medseg.predict.engines.several import engine_of
+
+        net, plan, settings = self.model.net, self.model.plan, self.settings
         assert net is not None
-        flips = self.model.plan.mirror_axes if self.settings.flips else ()
-        device = Eager(net).device
-        dtype, why = number_type(self.settings.precision, device)
-        if dtype is not None and self.settings.precision == "auto":
-            plan = self.model.plan
-            dice = parity(net, _middle(array, self.cut.patch), dtype, plan.background, plan.overlapping)
-            why += f", Dice {dice:.5f} against fp32"
-            if dice < PARITY:
-                dtype, why = None, f"fp32: half precision has a Dice of only {dice:.5f} against it"
-        self._run = Eager(net, autocast=dtype, flips=flips)
-        self.engine = f"torch {why}"
+        count = SAMPLES if settings.precision == "int8" else 1
+        windows = (
+            self.cases
+            * self.cut.count(tuple(array.shape[1:]))
+            * 2 ** (len(plan.mirror_axes) if settings.flips else 0)
+        )
+        wish = Wish(settings.engine, settings.precision, self.device, windows, plan.background, plan.overlapping,
+                    self.model.hash, self.before)  # fmt: skip
+        chosen = choose(net, _samples(array, self.cut.patch, count), wish)
+        self.choice = chosen.choice
+        self._run = engine_of(
+            net,
+            autocast=chosen.autocast,
+            forwards=chosen.forwards,
+            flips=plan.mirror_axes if settings.flips else (),
+        )
+        several = "" if self.members == 1 else f", {self.members} members, mean of {settings.ensemble}"
+        self.engine = f"{self.choice.why}{several}"
+
+    def _air(self, image: Image, prepared: PreparedImage) -> Skip:
+        """Windows of air around the body, where `predict.skip_air` and the network allow to leave them out."""
+        import torch
+
+        from medseg.predict.air import air_windows, calls_air_background, pure_air
+
+        plan = self.model.plan
+        if not self.settings.skip_air or self._air_is_background is False:
+            return NOTHING_SKIPPED
+        skip = air_windows(image, prepared, plan, self.cut)
+        if skip.windows and self._air_is_background is None:
+            self._open(torch.from_numpy(prepared.array))
+            answer = self._run(pure_air(plan, self.cut.patch))
+            self._air_is_background = calls_air_background(answer, plan)
+        return skip if self._air_is_background else NOTHING_SKIPPED
 
     def _classical(self, image: Image) -> tuple[Any, None, Any]:
         from medseg.predict.classical import segment_classical, translate
@@ -133,9 +194,11 @@ class Predictor:
         return labels, None, classes
 
     def _finished(self, labels: Any, regions: Any, classes: Any, image: Image, facts: dict) -> Segmentation:
-        from medseg.predict.postprocess import tidy
+        from medseg.predict.postprocess import apply_steps, tidy
 
         notes = tidy(labels, regions, classes, self.settings.keep_largest, self.settings.fill_holes)
+        if self.settings.postprocessing == "auto":
+            notes += apply_steps(labels, regions, classes, self.model.facts.get("postprocessing", ()))
         if regions is not None and notes:
             labels = paint(regions, classes)
         provenance = {
@@ -179,11 +242,21 @@ def _decoded(positions: Any, decode: Any, plan: Any) -> Any:
     return decode(positions.transpose(axes), plan).transpose(np.argsort(axes))
 
 
-def _middle(array: Any, patch: tuple[int, ...]) -> Any:
-    """The window in the middle of an image (C, *S), padded with 0 where the image is smaller."""
+def _samples(array: Any, patch: tuple[int, ...], count: int) -> Any:
+    """`count` windows (N, C, *patch) of an image (C, *S): the middle one, then others spread along the longest axis.
+
+    Images smaller than a window are padded with 0.
+    """
+    import torch
     from torch.nn.functional import pad
 
-    starts = [max(0, (n - p) // 2) for n, p in zip(array.shape[1:], patch)]
-    window = array[(slice(None), *(slice(s, s + p) for s, p in zip(starts, patch)))]
-    missing = [p - n for n, p in zip(window.shape[1:], patch)]
-    return pad(window, [n for m in reversed(missing) for n in (0, m)])
+    shape = array.shape[1:]
+    longest = max(range(len(shape)), key=lambda axis: shape[axis] / patch[axis])
+    found = []
+    for share in (0.5, 0.25, 0.75)[:count]:
+        shares = [share if axis == longest else 0.5 for axis in range(len(shape))]
+        starts = [int(max(0, n - p) * s) for n, p, s in zip(shape, patch, shares)]
+        window = array[(slice(None), *(slice(s, s + p) for s, p in zip(starts, patch)))]
+        missing = [p - n for n, p in zip(window.shape[1:], patch)]
+        found.append(pad(window, [n for m in reversed(missing) for n in (0, m)]))
+    return torch.stack(found)

@@ -5,7 +5,7 @@ A flag is one sentence with the number that raised it. Flags never change a mask
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from medseg.config import Plan
 from medseg.core.case import Image
 from medseg.core.geometry import Geometry
-from medseg.core.segmentation import ClassInfo, Segmentation
+from medseg.core.segmentation import ClassInfo, Segmentation, side_pairs
 from medseg.ingest.intensity import sample
 
 AIR_HU = -200
@@ -109,7 +109,7 @@ def _of_volume(name: str, volume: float, smallest: float, largest: float) -> lis
 
 def _of_sides(seg: Segmentation, voxels: Mapping[str, int]) -> list[str]:
     flags = []
-    for left, right in pairs(seg.classes):
+    for left, right in side_pairs(seg.classes):
         a, b = voxels[left.name], voxels[right.name]
         if not a or not b:
             continue
@@ -120,19 +120,6 @@ def _of_sides(seg: Segmentation, voxels: Mapping[str, int]) -> list[str]:
                 f"{left.name} lies to the right of {right.name}: is the header's left-right correct?"
             )
     return flags
-
-
-def pairs(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, ClassInfo]]:
-    """(left, right) classes of one organ: laterality left and right, and names that differ in nothing else."""
-
-    def bare(info: ClassInfo) -> str:
-        words = info.name.lower().replace("_", " ").replace("-", " ").split()
-        return " ".join(w for w in words if w not in ("left", "right", "l", "r"))
-
-    right = {bare(info): info for info in classes if info.laterality == "right"}
-    return [
-        (info, right[bare(info)]) for info in classes if info.laterality == "left" and bare(info) in right
-    ]
 
 
 def _middle_x(seg: Segmentation, info: ClassInfo) -> float:

@@ -27,6 +27,7 @@ from medseg.jobs.executor import InProcess, Outcome
 from medseg.predict import memory, outputs
 from medseg.predict.case import Predictor
 from medseg.predict.flags import cut_off, input_flags, output_flags
+from medseg.predict.values import values_in
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def run_job(job: Job, tasks: Sequence[Task], left_out: Mapping[str, str] | None 
     """Predicts every task; returns the counts, which add up to the tasks. Interruption and a full disk stop it."""
     start = time.monotonic()
     _prepare_budget(job)
+    _prepare_engine(job, len(tasks))
     with (
         Progress("predict", max(1, len(tasks))) as bar,
         ThreadPoolExecutor(1, "medseg-read") as reader,
@@ -160,6 +162,7 @@ def _computed(job: Job, task: Task, found: Read, bar: Progress, number: int) -> 
         with watch_memory() as trace:
             tick = partial(_advance, bar, number)
             seg = job.predictor.segment(image, tick, chances.sink if chances else None)
+        _keep_engine(job)
     except Exception as error:
         if chances is not None:
             chances.close()
@@ -185,7 +188,9 @@ def _written(job: Job, task: Task, found: Read, made: Made) -> None:
     outputs.sidecar(job.out, task.case).unlink(missing_ok=True)
     names, troubles = outputs.write_masks(seg, image, task.case, made.cost["formats"], job.out)
     if made.chances is not None:
-        names += made.chances.write(seg, image, task.case, plan.background and not plan.overlapping, job.out)
+        background = plan.background and not plan.overlapping
+        formats = made.cost["formats"]
+        names += made.chances.write(seg, image, task.case, background, job.out, formats)
         made.chances.close()
     facts = {**made.cost, **_measured(job, image, seg), **job.facts(found.content), "files": names}
     facts["flags"] += troubles
@@ -219,7 +224,10 @@ def _measured(job: Job, image: Image, seg: Segmentation) -> dict[str, Any]:
         "flags": [*flags, *output_flags(seg, voxels, plan)],
         "system": model.system.slug,
         "engine": job.predictor.engine,
+        "engine_facts": None if job.predictor.choice is None else job.predictor.choice.as_json(),
         "windows": seg.provenance["windows"],
+        "windows_of_air": seg.provenance.get("windows_of_air", 0),
+        "intensity": values_in(seg, image),
         "geometry": seg.geometry.as_json(),
         "classes": [info.as_json() for info in seg.classes],
         "notes": [*image.notes, *seg.provenance["notes"], *unknown.values()],
@@ -236,21 +244,57 @@ def voxels_of(seg: Segmentation) -> dict[str, int]:
     return {info.name: counts.get(info.index, 0) for info in seg.classes}
 
 
+# --- engine -------------------------------------------------------------------------------------------------------
+
+
+def _prepare_engine(job: Job, cases: int) -> None:
+    """What came before in this folder is gone on with in the same manner."""
+    from medseg.predict.engines.choose import Choice
+    from medseg.predict.engines.kept import read_choice
+
+    job.predictor.cases = max(1, cases)
+    before = read_choice(job.out, _engine_facts(job))
+    job.predictor.before = None if before is None else Choice.from_json(before)
+
+
+def _keep_engine(job: Job) -> None:
+    """Once, after the first case of a network."""
+    from medseg.predict.engines.kept import write_choice
+
+    if job.predictor.choice is not None and job.predictor.before is None:
+        job.predictor.before = job.predictor.choice
+        write_choice(job.out, _engine_facts(job), job.predictor.choice.as_json())
+
+
+def _engine_facts(job: Job) -> dict[str, str]:
+    kind = job.predictor.device.partition(":")[0]
+    return {"model": job.predictor.model.hash, "settings": job.settings_hash, "device": kind}
+
+
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
 def _prepare_budget(job: Job) -> None:
     model = job.predictor.model
     if model.net is not None:
-        job.window_bytes = memory.window_bytes(model.net, model.plan.in_channels, model.plan.patch_size)
+        job.window_bytes = memory.window_bytes(
+            model.net, model.plan.in_channels, model.plan.patch_size, model.plan.out_channels
+        )
 
 
 def _need(job: Job, image: Image) -> memory.Estimate | None:
     model = job.predictor.model
     if model.net is None:
         return None
-    cut = job.predictor.cut
-    need = memory.estimate(image.geometry, image.array.itemsize, model.plan, cut, job.window_bytes)
+    predictor = job.predictor
+    need = memory.estimate(
+        image.geometry,
+        image.array.itemsize,
+        model.plan,
+        predictor.cut,
+        job.window_bytes,
+        predictor.accumulators,
+    )
     need, job.predictor.sums_in_ram = memory.on_gpu(need, job.predictor.device)
     return need
 

@@ -57,10 +57,13 @@ class Estimate:
         return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size > 5e6) + " GB"
 
 
-def estimate(geometry: Geometry, itemsize: int, plan: Plan, cut: Cut, window_bytes: int) -> Estimate:
+def estimate(
+    geometry: Geometry, itemsize: int, plan: Plan, cut: Cut, window_bytes: int, accumulators: int = 1
+) -> Estimate:
     """The memory of one case on `geometry`, whose voxels take `itemsize` bytes as read.
 
-    An upper bound: a crop that the plan allows is not counted on.
+    accumulators: how many networks' logits are summed up side by side; more than one have a slab of their mean beside
+    them. An upper bound: a crop that the plan allows is not counted on.
     """
     turned, _, _ = geometry.reoriented()
     grid = turned if plan.spacing_mm is None or turned.unit == "px" else turned.with_spacing(plan.spacing_mm)
@@ -72,7 +75,10 @@ def estimate(geometry: Geometry, itemsize: int, plan: Plan, cut: Cut, window_byt
     return Estimate(
         image=plan.in_channels * voxels * itemsize,
         prepared=4 * plan.in_channels * prod(shape),
-        sums=(2 if cut.half_sums else 4) * plan.out_channels * plane * cut.patch[lead],
+        sums=((2 if cut.half_sums else 4) * accumulators + (12 if accumulators > 1 else 0))
+        * plan.out_channels
+        * plane
+        * cut.patch[lead],
         windows=window_bytes * cut.batch_size,
         planes=4 * plan.out_channels * plane * 2 * CHUNK + 16 * own_plane + 16 * PORTION,
         labels=voxels * (1 + (plan.out_channels if plan.overlapping else 0)),
@@ -94,13 +100,18 @@ def on_gpu(need: Estimate, device: str) -> tuple[Estimate, bool]:
     return replace(need, windows=0), True
 
 
-def window_bytes(net: nn.Module, channels: int, patch: Sequence[int]) -> int:
+def window_bytes(net: nn.Module, channels: int, patch: Sequence[int], out_channels: int = 1) -> int:
     """Peak memory of one window in float32, scaled up from a run on a window a quarter as long.
 
-    0 for networks that refuse such a window; the estimate is then too small by as much.
+    0 for networks that refuse such a window; the estimate is then too small by as much. Of an ensemble, whose members
+    run one after the other, the largest member's, and three windows of logits for their mean.
     """
     import torch
 
+    members = getattr(net, "members", None)
+    if members is not None:
+        mean = 12 * out_channels * prod(patch)
+        return mean + max(window_bytes(member, channels, patch, out_channels) for member in members)
     wish = getattr(net, "divisor", 1)
     multiples = [wish] * len(patch) if isinstance(wish, int) else wish
     full = [n + -n % m for n, m in zip(patch, multiples)]

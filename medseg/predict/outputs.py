@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,8 +17,17 @@ from medseg.core.geometry import reorient_array
 from medseg.core.segmentation import ClassInfo, Segmentation
 from medseg.ingest.prepare import PreparedImage
 
-ENDINGS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png", "dicom_seg": ".dcm"}
-SAME_MASK = ("overlap", "flips", "write", "probabilities", "keep_largest", "fill_holes", "precision")
+ENDINGS = {
+    "nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "png": ".png", "dicom_seg": ".dcm",
+    "dicom_labelmap": ".labelmap.dcm", "rtstruct": ".rtstruct.dcm",
+}  # fmt: skip
+ON_SERIES = {
+    "dicom_seg": "DICOM-SEG", "dicom_labelmap": "DICOM-SEG", "dicom_fractional": "DICOM-SEG", "rtstruct": "RTSTRUCT"
+}  # fmt: skip
+"""Formats that refer to the pictures of a DICOM series, and what a person calls them."""
+
+SAME_MASK = ("overlap", "flips", "write", "probabilities", "keep_largest", "fill_holes", "precision", "ensemble",
+             "postprocessing", "engine", "skip_air")  # fmt: skip
 """Settings that decide what is written."""
 
 
@@ -32,8 +41,18 @@ def formats_for(image: Image, settings: Predict) -> list[str]:
     wanted = list(dict.fromkeys(settings.write))
     if "png" in wanted and image.geometry.ndim == 3:
         raise UserError("a volume cannot be written as PNG", "predict.write", "use nifti, nrrd or mha")
-    if "dicom_seg" in wanted and not is_dicom:
-        raise UserError("only DICOM images can get a DICOM-SEG", "predict.write", "use nifti")
+    if not is_dicom and (strange := [kind for kind in wanted if kind in ON_SERIES]):
+        raise UserError(
+            f"only DICOM images can get a{'n' * (strange[0] == 'rtstruct')} {ON_SERIES[strange[0]]}",
+            "predict.write",
+            "use nifti",
+        )
+    if "dicom_fractional" in wanted and not settings.probabilities:
+        raise UserError(
+            "dicom_fractional holds probabilities, which were not asked for",
+            "predict.write",
+            "set predict.probabilities: true",
+        )
     return wanted
 
 
@@ -47,9 +66,9 @@ def mask_names(
 ) -> list[str]:
     """Names of a case's masks below the folder of predictions."""
     names = []
-    for kind in formats:
+    for kind in (kind for kind in formats if kind in ENDINGS):
         name = file_name(case) + ENDINGS[kind]
-        if overlapping and kind != "dicom_seg":
+        if overlapping and kind not in ON_SERIES:
             names += [f"{file_name(info.name)}/{name}" for info in seg_classes]
         else:
             names.append(name)
@@ -70,8 +89,8 @@ def write_masks(
     names, troubles = [], []
     for kind in formats:
         for name in mask_names(case, [kind], seg.classes, seg.regions is not None):
-            if kind == "dicom_seg":
-                trouble = _write_dicom(seg, image, out / name, alone=len(formats) == 1)
+            if kind in ON_SERIES:
+                trouble = _write_dicom(kind, seg, image, out / name, alone=len(formats) == 1)
                 if trouble is not None:
                     troubles += [trouble] if trouble else []
                     continue
@@ -84,20 +103,27 @@ def write_masks(
     return names, troubles
 
 
-def _write_dicom(seg: Segmentation, image: Image, path: Path, alone: bool) -> str | None:
-    """Writes a DICOM-SEG; returns None, or why there is none ("" where nothing was found: it cannot be empty)."""
-    from medseg.io.dicom.seg import write_seg
-
+def _write_dicom(kind: str, seg: Segmentation, image: Image, path: Path, alone: bool) -> str | None:
+    """Writes one of ON_SERIES; returns None, or why there is none ("" where nothing was found: it cannot be empty)."""
     path.unlink(missing_ok=True)
     if not seg.labels.any():
         return ""
     files = [Path(f) for f in image.origin["files"]]
+    algorithm = f"medseg {seg.provenance.get('system', '')}".strip()
     try:
-        write_seg(seg, files, path, algorithm=f"medseg {seg.provenance.get('system', '')}".strip())
+        if kind == "rtstruct":
+            from medseg.io.dicom.rtstruct import write_rtstruct
+
+            write_rtstruct(seg, files, path, algorithm=algorithm)
+        else:
+            from medseg.io.dicom.seg import write_seg
+
+            pixels: Literal["BINARY", "LABELMAP"] = "LABELMAP" if kind == "dicom_labelmap" else "BINARY"
+            write_seg(seg, files, path, algorithm=algorithm, kind=pixels)
     except UserError as err:
         if alone:
             raise
-        return f"no DICOM-SEG was written: {err.what}"
+        return f"no {ON_SERIES[kind]} was written: {err.what}"
     return None
 
 
@@ -138,8 +164,16 @@ class ProbabilityFile:
         turned[self.prepared.box] = self.array[number]
         return full
 
-    def write(self, seg: Segmentation, image: Image, case: str, background: bool, out: Path) -> list[str]:
-        """One volume a class below probabilities/; returns their names."""
+    def write(
+        self,
+        seg: Segmentation,
+        image: Image,
+        case: str,
+        background: bool,
+        out: Path,
+        formats: Sequence[str] = (),
+    ) -> list[str]:
+        """One volume a class below probabilities/, and a fractional DICOM-SEG if asked for; returns their names."""
         from medseg.io.doors import write_array
 
         ending = ".nii.gz" if image.geometry.ndim == 3 else ".tif"
@@ -148,6 +182,16 @@ class ProbabilityFile:
             name = f"probabilities/{file_name(info.name)}/{file_name(case)}{ending}"
             write_array(self.channel(position + background, 0.0), seg.geometry, out / name, image)
             names.append(name)
+        if "dicom_fractional" in formats:
+            from medseg.io.dicom.seg import write_fractions
+
+            name = f"probabilities/{file_name(case)}.fractional.dcm"
+            files = [Path(f) for f in image.origin["files"]]
+            algorithm = f"medseg {seg.provenance.get('system', '')}".strip()
+            made = write_fractions(
+                seg, lambda n: self.channel(n + background, 0.0), files, out / name, algorithm=algorithm
+            )
+            names += [name] if made else []
         return names
 
     def close(self) -> None:

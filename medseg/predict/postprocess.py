@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from medseg.core.segmentation import ClassInfo
 from medseg.ingest.resample import box_of
 
 Mask = npt.NDArray[np.bool_]
+
+STEPS = ("keep_largest_of_all", "keep_largest", "fill_holes")
+"""What a cross-validation may choose; the first takes all classes together, the others name their class."""
 
 
 def tidy(
@@ -33,6 +36,35 @@ def tidy(
             note = work(labels, regions, position, classes[position])
             if note:
                 notes.append(note)
+    return notes
+
+
+def apply_steps(
+    labels: npt.NDArray[Any],
+    regions: Mask | None,
+    classes: Sequence[ClassInfo],
+    steps: Sequence[Mapping[str, str]],
+) -> list[str]:
+    """Does the steps {step, class} that a cross-validation chose, in place and in their order; a note for each change.
+
+    Raises UserError for a step that is unknown, or for a class that the model does not have.
+    """
+    notes = []
+    for chosen in steps:
+        step, name = str(chosen.get("step")), str(chosen.get("class"))
+        if step not in STEPS:
+            raise UserError(
+                f"no post-processing is called {step!r}{did_you_mean(step, STEPS)}",
+                "the model's postprocessing",
+            )
+        if step == "keep_largest_of_all":
+            note = _keep_largest_of_all(labels, regions, classes)
+        else:
+            (position,) = positions([name], classes)
+            work = _keep_largest if step == "keep_largest" else _fill_holes
+            note = work(labels, regions, position, classes[position])
+        if note:
+            notes.append(f"{note} (chosen by cross-validation)")
     return notes
 
 
@@ -69,6 +101,22 @@ def _keep_largest(labels: npt.NDArray[Any], regions: Mask | None, position: int,
     count = int(np.count_nonzero(dropped))
     target[box][dropped] = 0
     return f"{info.name}: {count} voxels outside the largest part were removed" if count else ""
+
+
+def _keep_largest_of_all(labels: npt.NDArray[Any], regions: Mask | None, classes: Sequence[ClassInfo]) -> str:
+    """Keeps the largest connected part of all classes together."""
+    if regions is None:
+        whole = np.isin(labels, [info.index for info in classes if info.index])
+    else:
+        whole = regions.any(axis=0)
+    box = box_of(whole)
+    if box is None:
+        return ""
+    dropped = whole[box] & ~largest_part(whole[box])
+    count = int(np.count_nonzero(dropped))
+    for target in [labels] if regions is None else list(regions):
+        target[box][dropped] = 0
+    return f"{count} voxels outside the largest part of all classes were removed" if count else ""
 
 
 def _fill_holes(labels: npt.NDArray[Any], regions: Mask | None, position: int, info: ClassInfo) -> str:

@@ -8,10 +8,6 @@ from medseg.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
-
-PARITY = 0.999
-"""Smallest Dice of all classes together between labels in half precision and in float32."""
 
 
 def number_type(precision: str, device: str) -> tuple[torch.dtype | None, str]:
@@ -30,6 +26,8 @@ def number_type(precision: str, device: str) -> tuple[torch.dtype | None, str]:
         if device == "cpu":
             raise UserError("fp16 is for GPUs", "predict.precision", "use bf16 or auto on a CPU")
         return torch.float16, "fp16 as asked"
+    if precision == "int8":
+        raise UserError("PyTorch has no int8 here", "predict.precision", "take predict.engine: openvino")
     if device.startswith("cuda"):
         return torch.float16, "fp16: this is a GPU"
     if device == "cpu" and has_bfloat16():
@@ -43,23 +41,3 @@ def has_bfloat16() -> bool:
 
     probes = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]
     return any(probe() for probe in probes if probe is not None)
-
-
-def parity(net: nn.Module, window: Tensor, dtype: torch.dtype, background: bool, overlapping: bool) -> float:
-    """Dice of all classes together, on a window (C, *S), between labels in `dtype` and in float32.
-
-    background: whether channel 0 is no class. 1 where neither finds anything.
-    """
-    from medseg.predict.engines.eager import Eager
-    from medseg.predict.planes import winners
-
-    full, half = (Eager(net, autocast=kind)(window[None])[0] for kind in (None, dtype))
-    if overlapping:
-        ours, theirs = half > 0, full > 0
-        both, sizes = (ours & theirs).sum(), ours.sum() + theirs.sum()
-    else:
-        ours, theirs = winners(half), winners(full)
-        first = int(background)
-        both = ((ours == theirs) & (theirs >= first)).sum()
-        sizes = (ours >= first).sum() + (theirs >= first).sum()
-    return float(2 * both / sizes) if sizes else 1.0

@@ -40,7 +40,7 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
 
     cohort = load_cohort(folder)
     rows = choose_rows(cohort, which_cases(pipeline))
-    job = open_job(pipeline, model_folder(pipeline, folder), folder.predictions)
+    job = open_job(pipeline, [model_folder(pipeline, folder)], folder.predictions)
     if pipeline.predict.model is None:
         drop_outdated(folder.predictions, job.predictor.model.hash)
     tasks = [
@@ -82,27 +82,29 @@ def choose_rows(cohort: Any, which: str) -> Sequence[Any]:
     return rows
 
 
-def open_job(pipeline: Pipeline, model_path: Path, out: Path) -> Job:
-    """Loads the model onto the device and works out the memory budget. Raises UserError when models would be mixed."""
-    from medseg.model.facts import load_facts
-    from medseg.model.folder import load_model
+def open_job(pipeline: Pipeline, models: Sequence[Path], out: Path) -> Job:
+    """Loads the model (several: their ensemble) onto the device and works out the memory budget.
+
+    Raises UserError when masks of two models would be mixed, and for models that cannot be averaged.
+    """
+    from medseg.model.ensemble import facts_of, load_models
     from medseg.predict.case import Predictor
     from medseg.predict.many import Job
     from medseg.predict.memory import budget_bytes
     from medseg.predict.outputs import refuse_other_models, settings_digest
 
-    facts = load_facts(model_path)
+    facts = facts_of(models)
     if out.is_dir() and pipeline.predict.model is not None:
         refuse_other_models(out, str(facts["hash"]))
     device = "cpu"
-    if facts["kind"] == "network":
+    if facts["kind"] != "classical":
         import torch
 
         torch.set_num_threads(pipeline.compute.cores or cores())
         chosen = choose_device(pipeline.compute.device)
         device = chosen.name
         say(f"  device: {chosen.reason}")
-    model = load_model(model_path, device)
+    model = load_models(models, device)
     return Job(
         Predictor(model, pipeline.predict),
         out,

@@ -31,6 +31,9 @@ SIGMAS = 8.0
 PEAK = 10.0
 """Largest Gaussian weight."""
 
+AIR_LOGIT = 1000.0
+"""Added to the background wherever a window was left out: far above what networks answer, far below float16's end."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -65,6 +68,19 @@ class Cut:
     def lead(self, shape: Sequence[int]) -> int:
         """The axis along which walking keeps the fewest logits in memory."""
         return min(range(len(shape)), key=lambda a: (self.patch[a] / self.padded(shape)[a], a))
+
+
+class Skip(NamedTuple):
+    """Windows (indices along each axis) that are not computed: their voxels are background.
+
+    background: whether channel 0 is background; else no class is said to be there at all.
+    """
+
+    windows: frozenset[tuple[int, ...]] = frozenset()
+    background: bool = True
+
+
+NOTHING_SKIPPED = Skip()
 
 
 class Slab(NamedTuple):
@@ -145,18 +161,20 @@ def stream_logits(
     cut: Cut,
     out_channels: int,
     tick: Callable[[int], None] | None = None,
+    skip: Skip = NOTHING_SKIPPED,
 ) -> Iterator[Slab]:
     """Yields the logits of an image (C, *S) float32 in slabs along `cut.lead`, first to last, without gaps.
 
     A slab's tensor is only valid until the next one is asked for. Held at any time: logits of one window's depth,
     4 bytes (2 with `half_sums`) x out_channels x patch[lead] x the plane. tick: told how many windows were computed.
+    skip: windows that are left out.
     """
     shape = tuple(image.shape[1:])
     lead = cut.lead(shape)
     image = _padded(image, cut)
     below = cut.below(shape)
     inside = [slice(b, b + n) for b, n in zip(below, shape)]
-    rows = _Rows(run, image, cut, out_channels, lead)
+    rows = _Rows(run, image, cut, out_channels, lead, skip)
     for start, stop, planes in rows.walk(tick):
         low, high = max(start, inside[lead].start), min(stop, inside[lead].stop)
         if low >= high:
@@ -182,10 +200,12 @@ def _padded(image: Tensor, cut: Cut) -> Tensor:
 class _Rows:
     """Rows of windows along one axis, and the sums of the planes that are still open."""
 
-    def __init__(self, run: Runner, image: Tensor, cut: Cut, out_channels: int, lead: int) -> None:
+    def __init__(
+        self, run: Runner, image: Tensor, cut: Cut, out_channels: int, lead: int, skip: Skip
+    ) -> None:
         import torch
 
-        self.run, self.image, self.cut, self.lead = run, image, cut, lead
+        self.run, self.image, self.cut, self.lead, self.skip = run, image, cut, lead, skip
         self.out_channels = out_channels
         self.shape = tuple(image.shape[1:])
         self.starts = window_starts(self.shape, cut.patch, cut.overlap)
@@ -203,7 +223,14 @@ class _Rows:
         """(start, stop, logits) of the planes that each row of windows makes final."""
         places = self.starts[self.lead]
         for row, start in enumerate(places):
-            for batch in _batches(self._row(row), self.cut.batch_size):
+            windows = list(self._row(row))
+            air = [window for window in windows if window in self.skip.windows]
+            for window in air:
+                self._leave_out(window)
+            if air and tick is not None:
+                tick(len(air))
+            wanted = (window for window in windows if window not in self.skip.windows)
+            for batch in _batches(wanted, self.cut.batch_size):
                 self._add(batch)
                 if tick is not None:
                     tick(len(batch))
@@ -216,6 +243,17 @@ class _Rows:
         """Indices into `starts` of the windows of one row."""
         ranges = [[row] if axis == self.lead else range(len(s)) for axis, s in enumerate(self.starts)]
         return product(*ranges)
+
+    def _leave_out(self, window: tuple[int, ...]) -> None:
+        """Makes the voxels of a window background, whatever its neighbours will say of them."""
+        corner = [self.starts[axis][i] for axis, i in enumerate(window)]
+        corner[self.lead] = 0
+        place = tuple(slice(c, c + p) for c, p in zip(corner, self.cut.patch))
+        if self.skip.background:
+            self.sums[0][place] += AIR_LOGIT
+            return
+        for total in self.sums:
+            total[place] -= AIR_LOGIT
 
     def _add(self, batch: Sequence[tuple[int, ...]]) -> None:
         import torch

@@ -13,15 +13,17 @@ import pytest
 import torch
 
 from medseg.config import IntensityPlan, Pipeline, Plan, Predict, System
+from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo
+from medseg.io.dicom.read_seg import read_pictures
 from medseg.io.dicom.write_series import write_ct_series
 from medseg.io.doors import read_image, read_segmentation
 from medseg.model.folder import Model, save_model
-from medseg.predict.case import predict_case
+from medseg.predict.case import Predictor, predict_case
 from medseg.predict.folder import predict_folder
-from medseg.predict.outputs import write_masks
+from medseg.predict.outputs import ProbabilityFile, formats_for, write_masks
 
 BALL = ClassInfo("ball", 1, (255, 0, 0))
 BOX = ClassInfo("box", 2, (0, 255, 0))
@@ -167,3 +169,52 @@ def test_no_name_of_a_patient_reaches_the_masks_facts(shared_data: Path, tmp_pat
     assert len(texts) == 1
     assert "Canary" not in "".join(texts) + result.line + str(result.review)
     assert "Canary" not in " ".join(p.name for p in (tmp_path / "out").rglob("*"))
+
+
+def test_every_dicom_format_is_written_beside_the_nifti(tmp_path: Path) -> None:
+    geometry = GRIDS[-1]
+    write_ct_series(body(geometry), geometry, tmp_path / "series")
+    image = read_image(tmp_path / "series")
+    seg = predict_case(a_model([1.0, 1.0, 1.0]), image, Predict(overlap=0.25))
+    formats = ["nifti", "dicom_seg", "dicom_labelmap", "rtstruct"]
+    names, troubles = write_masks(seg, image, "a", formats, tmp_path / "out")
+    assert (names, troubles) == (["a.nii.gz", "a.dcm", "a.labelmap.dcm", "a.rtstruct.dcm"], [])
+    wanted = read_segmentation(tmp_path / "out" / names[0]).labels
+    for name in names[1:]:
+        found = read_segmentation(tmp_path / "out" / name, (BALL, BOX), onto=image.geometry)
+        assert np.array_equal(found.labels, wanted)
+
+
+def test_probabilities_are_written_as_a_fractional_segmentation(tmp_path: Path) -> None:
+    geometry = GRIDS[0]
+    write_ct_series(body(geometry), geometry, tmp_path / "series")
+    model = a_model([2.0, 2.0, 2.0])
+    image = read_image(tmp_path / "series")
+    chances = ProbabilityFile(tmp_path / "out", 3)
+    seg = Predictor(model, Predict(probabilities=True)).segment(image, sink=chances.sink)
+    names = chances.write(seg, image, "a", True, tmp_path / "out", ["nifti", "dicom_fractional"])
+    chances.close()
+    assert names[-1] == "probabilities/a.fractional.dcm"
+    geometry, pictures = read_pictures(tmp_path / "out" / names[-1])
+    total = sum(int(picture.sum()) for segment, _, picture in pictures if segment == 1)
+    ball = read_image(tmp_path / "out" / "probabilities" / "ball" / "a.nii.gz").array
+    assert total / 255 == pytest.approx(float(ball.sum()), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (["rtstruct"], "only DICOM images can get an RTSTRUCT"),
+        (["dicom_labelmap"], "only DICOM .* a DICOM-SEG"),
+    ],
+)
+def test_formats_that_need_a_series_are_refused_without_one(write: list[str], message: str) -> None:
+    image = Image(np.zeros((1, 4, 4, 4), np.float32), GRIDS[0].cropped((0, 0, 0), (4, 4, 4)))
+    with pytest.raises(UserError, match=message):
+        formats_for(image, Predict(write=write))
+
+
+def test_a_fractional_segmentation_asks_for_probabilities(tmp_path: Path) -> None:
+    write_ct_series(body(GRIDS[0]), GRIDS[0], tmp_path / "series")
+    with pytest.raises(UserError, match="holds probabilities, which were not asked for"):
+        formats_for(read_image(tmp_path / "series"), Predict(write=["dicom_fractional"]))

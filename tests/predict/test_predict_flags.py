@@ -10,8 +10,8 @@ import pytest
 from medseg.config import IntensityPlan, Plan
 from medseg.core.case import Image
 from medseg.core.geometry import Geometry
-from medseg.core.segmentation import ClassInfo, Segmentation
-from medseg.predict.flags import cut_off, input_flags, output_flags, pairs
+from medseg.core.segmentation import ClassInfo, Segmentation, side_pairs
+from medseg.predict.flags import cut_off, input_flags, output_flags
 from medseg.predict.many import voxels_of
 
 CLASSES = (
@@ -110,7 +110,7 @@ def test_half_a_field_of_view_leaves_the_volume_unknown() -> None:
 
 def test_pairs_are_found_by_side_and_name() -> None:
     kidney = ClassInfo("kidney_left", 3, (1, 1, 1), laterality="left")
-    assert pairs((*CLASSES, kidney)) == [CLASSES]
+    assert side_pairs((*CLASSES, kidney)) == [CLASSES]
 
 
 def test_volumes_need_a_model_that_knows_some() -> None:

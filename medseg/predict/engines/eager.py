@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ class Eager:
     net: a network in eval mode. autocast: number type of its convolutions, None for float32. flips: axes (0-based,
     of *S) over which mirrored copies are averaged, all their combinations, as logits.
     divisor: sizes the network takes are multiples of it (one number, or one an axis); the padding is zero, below and
-    above, and is cut off again. blend_on: the device that adds up the logits of overlapping windows.
+    above, and is cut off again. forward: what computes in the network's place, a converted form of it.
+    blend_on: the device that adds up the logits of overlapping windows.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class Eager:
         autocast: torch.dtype | None = None,
         flips: Sequence[int] = (),
         divisor: int | Sequence[int] | None = None,
+        forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.net, self.autocast = net, autocast
+        self.net, self.autocast, self.forward = net, autocast, forward
         self.divisor = getattr(net, "divisor", 1) if divisor is None else divisor
         self.mirrors = list(
             chain.from_iterable(combinations(sorted(flips), n) for n in range(len(flips) + 1))
@@ -82,5 +84,7 @@ class Eager:
 
         from medseg.zoo.outputs import main_of
 
+        if self.forward is not None:
+            return self.forward(windows)
         with torch.autocast(windows.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             return main_of(self.net(windows))

@@ -1,0 +1,162 @@
+"""A model as a MONAI bundle: metadata, the steps before and after the network as MONAI's transforms, TorchScript.
+
+MONAI's transforms are not medseg's to the last digit (its resampling is linear in `Spacingd`), so a bundle gives masks
+that are near medseg's, not equal; the network in it is compared exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg.core.atomic import write_json, write_text
+from medseg.core.errors import UserError
+from medseg.model.folder import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+
+
+def write_bundle(model: Model, folder: Path) -> None:
+    """Writes configs/, docs/ and LICENSE beside models/model.ts. Raises UserError where MONAI has no such step."""
+    (folder / "configs").mkdir()
+    (folder / "docs").mkdir()
+    write_json(folder / "configs" / "metadata.json", metadata(model))
+    write_json(folder / "configs" / "inference.json", inference(model))
+    write_text(folder / "docs" / "README.md", _readme(model))
+    write_text(folder / "LICENSE", str(model.facts.get("licence", "")) + "\n")
+
+
+def open_bundle_network(folder: Path) -> Callable[[Tensor], Tensor]:
+    """The network of a bundle that was just written, through MONAI's own parser of its configuration."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.json"))
+    parser["bundle_root"] = str(folder)
+    net = parser.get_parsed_content("network_def")
+
+    def run(windows: Tensor) -> Tensor:
+        import torch
+
+        with torch.inference_mode():
+            logits: Tensor = net(windows)
+        return logits
+
+    return run
+
+
+def metadata(model: Model) -> dict[str, Any]:
+    """configs/metadata.json."""
+    import monai
+    import numpy
+    import torch
+
+    plan = model.plan
+    names = (["background"] if plan.background else []) + [info.name for info in model.classes]
+    image = {"type": "image", "format": "hounsfield" if plan.intensity[0].scheme in ("ct", "window") else "magnitude",
+             "num_channels": plan.in_channels, "spatial_shape": list(plan.patch_size), "dtype": "float32",
+             "value_range": [], "is_patch_data": True,
+             "channel_def": {str(n): f"channel {n}" for n in range(plan.in_channels)}}  # fmt: skip
+    pred = {"type": "image", "format": "segmentation", "num_channels": plan.out_channels,
+            "spatial_shape": list(plan.patch_size), "dtype": "float32", "value_range": [], "is_patch_data": True,
+            "channel_def": {str(n): name for n, name in enumerate(names)}}  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "exported by medseg"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__.split("+")[0],
+        "numpy_version": numpy.__version__,
+        "required_packages_version": {},
+        "task": "segmentation",
+        "description": f"{model.system.slug}, model {model.hash[:12]}",
+        "authors": "exported by medseg",
+        "copyright": str(model.facts.get("licence", "")),
+        "intended_use": str(model.facts.get("intended_use", "")),
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}},
+    }
+
+
+def inference(model: Model) -> dict[str, Any]:
+    """configs/inference.json: what is done to an image, the windows, and what is done to the answer."""
+    plan = model.plan
+    before: list[dict[str, Any]] = [
+        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+    ]
+    if plan.dims == 3:
+        before.append({"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"})
+    before.append(_intensity(model))
+    if plan.spacing_mm is not None:
+        before.append(
+            {"_target_": "Spacingd", "keys": "image", "pixdim": list(plan.spacing_mm), "mode": "bilinear"}
+        )
+    answer = {"sigmoid": True} if plan.overlapping else {"softmax": True}
+    discrete = {"threshold": 0.5} if plan.overlapping else {"argmax": True}
+    return {
+        "imports": ["$import glob"],
+        "bundle_root": ".",
+        "output_dir": "$@bundle_root + '/eval'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "datalist": [],
+        "network_def": {"_target_": "torch.jit.load", "f": "$@bundle_root + '/models/model.ts'"},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": before},
+        "dataset": {"_target_": "Dataset", "data": "$[{'image': i} for i in @datalist]",
+                    "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
+        "inferer": {"_target_": "SlidingWindowInferer", "roi_size": list(plan.patch_size), "sw_batch_size": 1,
+                    "overlap": 0.5, "mode": "gaussian"},
+        "postprocessing": {"_target_": "Compose", "transforms": [
+            {"_target_": "Activationsd", "keys": "pred", **answer},
+            {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image",
+             "nearest_interp": False, "to_tensor": True},
+            {"_target_": "AsDiscreted", "keys": "pred", **discrete},
+            {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir"}]},
+        "evaluator": {"_target_": "SupervisedEvaluator", "device": "@device", "val_data_loader": "@dataloader",
+                      "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing"},
+        "run": ["$@evaluator.run()"],
+    }  # fmt: skip
+
+
+def _intensity(model: Model) -> dict[str, Any]:
+    """The change of numbers as one of MONAI's transforms."""
+    schemes = model.plan.intensity
+    first = schemes[0]
+    if any(scheme != first for scheme in schemes):
+        raise UserError(
+            "its channels are changed in different ways, which a bundle has no one step for",
+            "export to a MONAI bundle",
+        )
+    if first.scheme in ("ct", "window") and first.low is not None and first.high is not None:
+        return {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": first.low, "a_max": first.high,
+                "b_min": (first.low - first.shift) / first.scale, "b_max": (first.high - first.shift) / first.scale,
+                "clip": True}  # fmt: skip
+    if first.scheme == "zscore":
+        return {"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}
+    if first.scheme in ("rgb", "none"):
+        return {
+            "_target_": "NormalizeIntensityd",
+            "keys": "image",
+            "subtrahend": first.shift,
+            "divisor": first.scale,
+        }
+    raise UserError(
+        f"MONAI has no step for intensities of the kind {first.scheme}",
+        "export to a MONAI bundle",
+        "export to onnx or torchscript and prepare images with medseg",
+    )
+
+
+def _readme(model: Model) -> str:
+    lines = [f"# {model.system.slug}", "", f"Exported by medseg from the model {model.hash}.", "",
+             str(model.facts.get("intended_use", "")), "", "Classes: " + ", ".join(i.name for i in model.classes), "",
+             "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
+             "--datalist \"['image.nii.gz']\""]  # fmt: skip
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,30 @@
+"""A network that was trained on axes running the other way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Turned(nn.Module):
+    """Windows (B, C, *S) are mirrored along `axes` (0-based, of *S), given to the network, and its logits mirrored back.
+
+    It is not the same as mirrored kernels: a strided convolution begins counting at the first voxel.
+    """
+
+    def __init__(self, net: nn.Module, axes: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.where = [axis + 2 for axis in axes]
+
+    @property
+    def divisor(self) -> int | Sequence[int]:
+        """The size step of the network inside."""
+        return getattr(self.net, "divisor", 1)
+
+    def forward(self, windows: Tensor) -> Any:
+        from medseg.zoo.outputs import main_of
+
+        return main_of(self.net(windows.flip(self.where))).flip(self.where)

@@ -1,0 +1,63 @@
+"""Several networks as one: the mean of their logits, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from medseg.predict.engines.eager import Eager
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Several:
+    """Windows (B, C, *S) -> mean of the members' logits (B, K, *S), float32.
+
+    Blending windows is linear, so the mean of a window's logits gives the mean of the whole case's logits: the case
+    is prepared and blended once, and memory does not grow with the number of members. Every member runs in an engine
+    of its own, which gives it the padding that it needs.
+    """
+
+    def __init__(self, runs: Sequence[Eager]) -> None:
+        self.runs = list(runs)
+
+    @property
+    def device(self) -> str:
+        return self.runs[0].device
+
+    @property
+    def blend_on(self) -> str:
+        """The device that adds up the logits of overlapping windows."""
+        return self.runs[0].blend_on
+
+    @blend_on.setter
+    def blend_on(self, device: str) -> None:
+        for run in self.runs:
+            run.blend_on = device
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        total = self.runs[0](windows).float()
+        for run in self.runs[1:]:
+            total = total + run(windows)
+        return total / len(self.runs)
+
+
+def engine_of(
+    net: nn.Module, *, forwards: Sequence[Callable[[Tensor], Tensor]] | None = None, **settings: Any
+) -> Eager | Several:
+    """The engine of a network: one, or one a member of an ensemble.
+
+    forwards: what computes in the place of each member. settings: see `Eager`.
+    """
+    nets = members_of(net)
+    runs = [
+        Eager(member, forward=None if forwards is None else forwards[number], **settings)
+        for number, member in enumerate(nets)
+    ]
+    return Several(runs) if hasattr(net, "members") else runs[0]
+
+
+def members_of(net: nn.Module) -> list[nn.Module]:
+    """The networks of an ensemble, or the one network."""
+    return list(getattr(net, "members", (net,)))

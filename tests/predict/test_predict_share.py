@@ -1,0 +1,214 @@
+"""Shares of a cohort, what failed before, a trial, and the manifest of it all; a killed call goes on where it was."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas
+import pytest
+
+from medseg.config import IntensityPlan, Pipeline, Plan, System
+from medseg.core.errors import UserError
+from medseg.core.segmentation import ClassInfo
+from medseg.model.folder import build_system, save_model
+from medseg.predict.folder import predict_folder
+from medseg.predict.share import Share
+
+ROOT = Path(__file__).parents[2]
+CASES = 6
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    torch.manual_seed(0)
+    plan = Plan(dims=3, in_channels=1, classes=[ClassInfo("organ", 1, (1, 2, 3)).as_json()], out_channels=2,
+                spacing_mm=[2.0, 2.0, 2.0], intensity=[IntensityPlan(scheme="window", low=-1000, high=400)],
+                image_order=1, patch_size=[16, 16, 16], batch_size=1)  # fmt: skip
+    system = System(name="3d-u-net", size="tiny")
+    folder = tmp_path_factory.mktemp("model") / "model"
+    save_model(folder, build_system(system, plan), system=system, plan=plan)
+    return folder
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(CASES):
+        array = rng.normal(-300, 400, (18, 16, 20)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), folder / f"case{number}.nii.gz")
+    return folder
+
+
+def settings() -> Pipeline:
+    return Pipeline.model_validate({"name": "predict", "system": "from-model", "compute": {"cores": 1},
+                                    "predict": {"precision": "fp32"}})  # fmt: skip
+
+
+def masks(out: Path) -> set[str]:
+    return {path.name for path in out.glob("[!.]*.nii.gz")}
+
+
+def test_shares_meet_every_case_once(model: Path, cohort: Path, tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", 0
+    for number in (1, 2, 3, 4):
+        result = predict_folder(model, cohort, out, settings(), Share(shard=f"{number}/4"))
+        seen += result.details["new"]
+    assert seen == CASES
+    assert len(masks(out)) == CASES
+    assert sorted(p.name for p in (out / "manifest").glob("*.sqlite"))[0] == "journal-1-of-4.sqlite"
+    totals = json.loads((out / "manifest" / "manifest.json").read_text())["totals"]
+    assert totals["cases"] == CASES
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "a/b", "3", "1/0"])
+def test_what_is_no_share_is_refused(shard: str) -> None:
+    with pytest.raises(UserError, match="is no share") as caught:
+        _ = Share(shard=shard).parts
+    assert "3/8" in str(caught.value)
+
+
+def test_only_failed_does_what_failed_and_nothing_else(model: Path, cohort: Path, tmp_path: Path) -> None:
+    out, bad = tmp_path / "out", cohort / "case3.nii.gz"
+    good = bad.read_bytes()
+    bad.write_bytes(b"damaged")
+    first = predict_folder(model, cohort, out, settings())
+    assert set(first.failed) == {"case3"}
+    assert [row["case"] for row in csv.DictReader((out / "manifest" / "failed.csv").open())] == ["case3"]
+    bad.write_bytes(good)
+    again = predict_folder(model, cohort, out, settings(), Share(only="failed"))
+    assert (again.done, again.details["new"]) == (1, 1)
+    assert list(csv.DictReader((out / "manifest" / "failed.csv").open())) == []
+    with pytest.raises(UserError, match="no case failed before"):
+        predict_folder(model, cohort, out, settings(), Share(only="failed"))
+
+
+def test_a_trial_says_what_the_cohort_will_cost(model: Path, cohort: Path, tmp_path: Path) -> None:
+    result = predict_folder(model, cohort, tmp_path / "out", settings(), Share(trial=2))
+    assert len(masks(tmp_path / "out")) == 2
+    forecast = result.details["forecast"]
+    assert forecast["cases"] == CASES
+    assert forecast["hours"] > 0
+    assert "all 6 cases: about" in result.line
+
+
+def test_the_manifest_names_every_file_with_its_hash_and_volume(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    import hashlib
+
+    out = tmp_path / "out"
+    (cohort / "case0.nii.gz").write_bytes(b"no image")
+    predict_folder(model, cohort, out, settings())
+    facts = json.loads((out / "manifest" / "manifest.json").read_text())
+    assert facts["totals"]["cases"] == CASES == sum(facts["totals"][s] for s in ("done", "review", "failed"))
+    row = next(row for row in facts["cases"] if row["case"] == "case1")
+    assert row["sha256"] == [hashlib.sha256((out / name).read_bytes()).hexdigest() for name in row["files"]]
+    assert len(row["model"]) == 64
+    image = np.asarray(nibabel.load(cohort / "case1.nii.gz").dataobj)
+    mask = np.asarray(nibabel.load(out / "case1.nii.gz").dataobj)
+    if mask.any():
+        assert row["intensity"]["organ"]["mean"] == pytest.approx(image[mask == 1].mean(), abs=0.01)
+        assert row["intensity"]["organ"]["sd"] == pytest.approx(image[mask == 1].std(), abs=0.01)
+    for table in (
+        pandas.read_csv(out / "manifest" / "manifest.csv"),
+        pandas.read_parquet(out / "manifest" / "manifest.parquet"),
+    ):
+        assert list(table["case"]) == [row["case"] for row in facts["cases"]]
+        assert next(iter(table["state"])) == "failed"
+        assert "organ ml" in table.columns
+
+
+def test_a_manifest_that_says_the_same_is_not_written_again(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict_folder(model, cohort, out, settings())
+    before = {p.name: p.stat().st_mtime_ns for p in (out / "manifest").glob("manifest.*")}
+    predict_folder(model, cohort, out, settings())
+    assert before == {p.name: p.stat().st_mtime_ns for p in (out / "manifest").glob("manifest.*")}
+
+
+# --- kill -9 ------------------------------------------------------------------------------------------------------
+
+
+def _child(model: Path, cohort: Path, out: Path) -> int:
+    """A prediction in a process of its own: forked, so that nothing has to be imported again."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        predict_folder(model, cohort, out, settings())
+        os._exit(0)
+    except BaseException:
+        os._exit(9)
+
+
+def _outputs(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("[!.]*.nii.gz")}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_up_to_twenty_kills_at_random_moments_end_in_the_same_bytes(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    predict_folder(model, cohort, tmp_path / "whole", settings())
+    whole = time.monotonic() - start
+    random_times, out, kills, finished = random.Random(1), tmp_path / "out", 0, 0
+    end = time.monotonic() + 40
+    while kills < 20 and time.monotonic() < end:
+        if finished:
+            # All was done before the twentieth kill: another case has to be made again.
+            for path in sorted(out.glob("case*"))[: 2 * random_times.randint(1, 4)]:
+                path.unlink()
+        child = _child(model, cohort, out)
+        time.sleep(random_times.uniform(0.02, max(0.2, 0.8 * whole)))
+        if os.waitpid(child, os.WNOHANG)[0] == 0:
+            os.kill(child, signal.SIGKILL)
+            kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            finished = 0
+        else:
+            finished += 1
+        for path in out.glob("case*.json"):
+            facts: dict[str, Any] = json.loads(path.read_text())
+            assert all((out / name).is_file() for name in facts["files"]), "complete without its mask"
+    result = predict_folder(model, cohort, out, settings())
+    assert result.done == CASES
+    assert kills >= 3
+    assert _outputs(out) == _outputs(tmp_path / "whole")
+
+
+def test_a_killed_command_goes_on(model: Path, cohort: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "medseg", "predict", str(model), "--data", str(cohort), "--out", str(out),
+               "--set", "predict.precision=fp32", "--set", "compute.cores=1"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        end = time.monotonic() + 120
+        while not masks(out) and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        process.kill()
+    predict_folder(model, cohort, out, settings())
+    predict_folder(model, cohort, tmp_path / "whole", settings())
+    assert _outputs(out) == _outputs(tmp_path / "whole")
