@@ -1,0 +1,100 @@
+"""The recipe of a benchmark: which data sets, which settings for all, what counts as having learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from medseg.config import Pipeline, Section, System
+from medseg.config_file import Source, apply_overrides, find_file, read_yaml, validate
+from medseg.core.errors import UserError, did_you_mean
+from medseg.zoo.card import Card
+
+RECIPE = Path("configs/bench/zoo.yaml")
+"""The shipped recipe."""
+
+
+class BenchSet(Section):
+    """One data set of a benchmark."""
+
+    title: str = Field(description="what it shows, in one line")
+    folder: str | None = Field(None, description="its folder below --data; default: the name of the set")
+    cases: int = Field(
+        20, ge=1, description="cases that are predicted and scored, evenly spaced over the held-out ones"
+    )
+    pipeline: dict[str, Any] = Field(default_factory=dict, description="settings over the common ones")
+
+
+class Recipe(Section):
+    """A whole benchmark: what `configs/bench/zoo.yaml` holds."""
+
+    name: str = Field(description="name of the benchmark and of its experiment", pattern=r"^[\w.-]+$")
+    minutes: float = Field(2.0, gt=0, description="training time of a system on a data set")
+    margin: float = Field(
+        0.02, ge=0, lt=1, description="Dice and mIoU above the better baseline that count as learning"
+    )
+    sizes: list[str] = Field(description="the first of these that a system has is taken", min_length=1)
+    reference: str = Field(description="the network whose plan the baselines take")
+    common: dict[str, Any] = Field(default_factory=dict, description="pipeline settings of all data sets")
+    data_sets: dict[str, BenchSet] = Field(description="name -> data set", min_length=1)
+
+    def data_set(self, name: str) -> BenchSet:
+        """One data set; UserError offers the nearest name."""
+        if name not in self.data_sets:
+            raise UserError(
+                f"no data set {name!r} in the recipe{did_you_mean(name, self.data_sets)}",
+                "--data-sets",
+                f"there are {', '.join(self.data_sets)}",
+            )
+        return self.data_sets[name]
+
+    def size_of(self, card: Card) -> str:
+        """The size in which a system is trained."""
+        return next((size for size in self.sizes if size in card.sizes), next(iter(card.sizes)))
+
+    def settings(self, data_set: str) -> dict[str, Any]:
+        """The pipeline settings of a data set, without system and data root: what an entry's key is made of."""
+        merged = merge(self.common, self.data_set(data_set).pipeline)
+        merged["train"] = {**merged.get("train", {}), "minutes": self.minutes}
+        return merged
+
+    def pipeline(self, data_set: str, system: System, root: Path | None) -> Pipeline:
+        """The pipeline of one system on one data set. Raises UserError for settings that do not exist."""
+        values = merge(self.settings(data_set), {"data": {"root": str(root)}} if root else {})
+        values |= {"name": f"bench-{self.name}-{data_set}", "system": system.model_dump()}
+        made: Pipeline = validate(Pipeline, Source(values), f"recipe {self.name}, {data_set}")
+        return made
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with those of `over` on top; lists and plain values are replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        held = out.get(key)
+        out[key] = merge(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return out
+
+
+def load_recipe(
+    path: Path | None = None, minutes: float | None = None, overrides: Sequence[str] = ()
+) -> Recipe:
+    """Reads a recipe (default: the shipped one); `minutes` and `overrides` (KEY=VALUE of a pipeline) win."""
+    found = find_file(path or RECIPE)
+    source = read_yaml(found)
+    if minutes is not None:
+        source.values["minutes"] = minutes
+    if overrides:
+        source.values["common"] = _overridden(source.values.get("common", {}), overrides)
+        for values in source.values.get("data_sets", {}).values():
+            values["pipeline"] = _overridden(values.get("pipeline", {}), overrides)
+    recipe: Recipe = validate(Recipe, source, str(found))
+    return recipe
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    source = Source(merge({}, values))
+    apply_overrides(source, overrides)
+    return source.values

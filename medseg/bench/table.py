@@ -1,0 +1,220 @@
+"""The page of a benchmark, and the ranks that `medseg show` names; both are made from the entry files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medseg.bench.baselines import BASELINES
+from medseg.bench.entries import BUSY, dims_of, read_all, systems_for, why_not
+from medseg.bench.recipe import Recipe
+from medseg.core.atomic import write_json, write_text
+from medseg.zoo.catalog import cards
+
+Entry = Mapping[str, Any]
+
+HEAD = ("#", "system", "size", "Dice", "mIoU", "above baselines", "learns", "steps", "s/step", "s/image",
+        "peak GB", "parameters M", "GFLOP")  # fmt: skip
+
+
+def above_baselines(entry: Entry, all_entries: Mapping[str, Entry]) -> float | None:
+    """How far a system lies above the better baseline, in Dice or in mIoU, whichever is less; None without both."""
+    held = [all_entries.get(name) for name in BASELINES]
+    if entry["state"] != "done" or any(base is None or base["state"] != "done" for base in held):
+        return None
+    return min(float(entry[m]) - max(float(base[m]) for base in held if base) for m in ("dice", "miou"))
+
+
+def learns(entry: Entry, all_entries: Mapping[str, Entry], margin: float) -> bool | None:
+    """Whether a system beats both baselines by the margin in Dice and in mIoU; None where that is not known."""
+    above = above_baselines(entry, all_entries)
+    return None if above is None else above >= margin
+
+
+def ranked(all_entries: Mapping[str, Entry]) -> list[Entry]:
+    """The measured systems, best Dice first; without baselines."""
+    found = [e for name, e in all_entries.items() if e["state"] == "done" and name not in BASELINES]
+    return sorted(found, key=lambda e: (-e["dice"], -e["miou"], e["system"]))
+
+
+def page(recipe: Recipe, out: Path) -> str:
+    """The whole page in Markdown."""
+    lines = [
+        "# The bench of the zoo",
+        "",
+        "Printed from the files beside this page by `medseg bench zoo --table`; one file is one entry, made by",
+        "",
+        "```",
+        f"medseg bench {recipe.name} --data FOLDER",
+        "```",
+        "",
+        f"Every network of the catalog is trained from a random start by the one recipe of `configs/bench/{recipe.name}.yaml`:"
+        f" {recipe.minutes:g} minutes on one thread with the same cases, patches, loss, optimiser and seed, nothing tuned"
+        " for any of them. The tables say which mechanism gets somewhere in so short a time at so small a size. They do"
+        " not say which is best after a night on a GPU, and ranks that lie close together are noise: one seed, few cases.",
+        "",
+        "- Dice: mean over classes of the mean over cases, without background. mIoU: over the voxels of all scored cases"
+        " together, mean over classes.",
+        f"- above baselines: what lies between a system and the better of two baselines, in Dice or in mIoU, whichever is"
+        f" less. learns: that is at least {recipe.margin:g}. The baselines, trained and scored on the same cases:"
+        f" {'; '.join(f'`{name}` ({what})' for name, what in BASELINES.items())}.",
+        "- s/step: seconds of one optimiser step, waiting for data included. s/image: seconds to predict one whole case,"
+        " reading and preparing included. peak GB: largest resident memory of the entry's own process, libraries and"
+        " data included. GFLOP: one forward pass of one patch, a multiplication and an addition counting two.",
+    ]
+    for name in recipe.data_sets:
+        lines += _section(recipe, name, read_all(out, name))
+    return "\n".join(lines) + "\n"
+
+
+def _section(recipe: Recipe, data_set: str, found: Mapping[str, Entry]) -> list[str]:
+    facts = recipe.data_set(data_set)
+    train = recipe.settings(data_set)["train"]
+    patch = "x".join(str(n) for n in train["patch_size"])
+    lines = [
+        "",
+        f"## {data_set}",
+        "",
+        f"{facts.title}. Patches of {patch}, {train.get('batch_size')} a step.",
+    ]
+    names = [card.name for card in systems_for(recipe, data_set)]
+    known = {name: entry for name, entry in found.items() if name in names or name in BASELINES}
+    lines += _measured_on(recipe, known)
+    done = ranked(known)
+    if done or any(name in known for name in BASELINES):
+        lines += ["", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
+        lines += [_row(str(place), entry, known, recipe) for place, entry in enumerate(done, 1)]
+        lines += [
+            _row("", known[b], known, recipe) for b in BASELINES if b in known and known[b]["state"] == "done"
+        ]
+    failed = {name: entry["error"] for name, entry in sorted(known.items()) if entry["state"] == "failed"}
+    if failed:
+        lines += ["", "Failed:", "", *(f"- `{name}`: {_plain(error)}" for name, error in failed.items())]
+    still = [name for name in names if name not in known]
+    if still:
+        lines += ["", f"Not run yet ({len(still)}): {', '.join(f'`{name}`' for name in still)}."]
+    return [*lines, *_other_patches(done, train["patch_size"]), *_left_out(recipe, data_set)]
+
+
+def _measured_on(recipe: Recipe, found: Mapping[str, Entry]) -> list[str]:
+    """Machine and versions, once where all entries share them."""
+    if not found:
+        return []
+    places = list(dict.fromkeys(_machine(entry) for entry in found.values()))
+    lines = ["", "Measured on " + "; and on ".join(places) + "."]
+    other = [n for n, e in found.items() if n not in BASELINES and e["minutes"] != recipe.minutes]
+    if other:
+        named = ", ".join(f"`{name}` {found[name]['minutes']:g}" for name in other)
+        lines += ["", f"Trained for other minutes than the recipe's: {named}."]
+    slow = [n for n, e in found.items() if e.get("cpu_share", 1.0) < BUSY]
+    if slow:
+        named = ", ".join(f"`{name}` {found[name]['cpu_share']:.0%}" for name in slow)
+        lines += [
+            "",
+            f"Measured while other programs held the processor (share of its time that the entry got): {named}. "
+            "They took fewer steps than on an idle machine; `--retry` measures them again.",
+        ]
+    return lines
+
+
+def _machine(entry: Entry) -> str:
+    held = entry["machine"]
+    beside = f", {entry['workers']} entries at once" if entry.get("workers", 1) > 1 else ""
+    return (
+        f"{held['cpu']}, {entry['threads']} of {held['cores']} cores an entry{beside}, {held['ram_gb']:g} GB,"
+        f" {held['system']}, Python {held['python']}, torch {held['torch']}, medseg {held['medseg']}"
+    )
+
+
+def _row(place: str, entry: Entry, found: Mapping[str, Entry], recipe: Recipe) -> str:
+    base = entry["system"] in BASELINES
+    above = None if base else above_baselines(entry, found)
+    verdict = None if base else learns(entry, found, recipe.margin)
+    cells = (
+        place,
+        f"`{entry['system']}`",
+        entry["size"],
+        f"{entry['dice']:.3f}",
+        f"{entry['miou']:.3f}",
+        "" if above is None else f"{above:+.3f}",
+        "" if verdict is None else ("yes" if verdict else "**no**"),
+        str(entry["steps"]) if not base else "",
+        _number(entry.get("step_seconds"), 3),
+        _number(entry.get("image_seconds"), 2),
+        _number(entry["peak_ram_bytes"] / 1e9, 2),
+        "" if base else f"{entry['parameters'] / 1e6:.2f}",
+        "" if base else _number(entry.get("gflop"), 1),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "/").replace("<", "(").replace(">", ")")
+
+
+def _other_patches(done: Sequence[Entry], patch: Sequence[int]) -> list[str]:
+    other = [e for e in done if list(e["patch"]) != list(patch)]
+    if not other:
+        return []
+    named = ", ".join(f"`{e['system']}` {'x'.join(str(n) for n in e['patch'])}" for e in other)
+    return ["", f"Larger patches, because the network takes no smaller or other multiples: {named}."]
+
+
+def _left_out(recipe: Recipe, data_set: str) -> list[str]:
+    dims = dims_of(recipe, data_set)
+    reasons: dict[str, list[str]] = {}
+    for card in cards():
+        if reason := why_not(card, dims):
+            reasons.setdefault(reason, []).append(card.name)
+    return [
+        line
+        for reason, names in reasons.items()
+        for line in ("", f"Not in this table: {', '.join(f'`{n}`' for n in names)} ({reason}).")
+    ]
+
+
+# --- ranks --------------------------------------------------------------------------------------------------------
+
+
+def ranks(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Data set -> {of, systems: {name: {rank, dice, miou, size, learns}}}; what the installed package keeps."""
+    found: dict[str, Any] = {}
+    for data_set in recipe.data_sets:
+        names = {card.name for card in systems_for(recipe, data_set)} | set(BASELINES)
+        held = {name: entry for name, entry in read_all(out, data_set).items() if name in names}
+        order = ranked(held)
+        if order:
+            found[data_set] = {"of": len(order), "systems": {
+                e["system"]: {"rank": place, "dice": round(e["dice"], 3), "miou": round(e["miou"], 3), "size": e["size"],
+                              "learns": learns(e, held, recipe.margin)}
+                for place, e in enumerate(order, 1)
+            }}  # fmt: skip
+    return found
+
+
+def write_page(recipe: Recipe, out: Path) -> Path:
+    """Writes OUT.md, and for the checkout's own results the ranks inside the package. Returns the page's path."""
+    import medseg.zoo.describe
+
+    target = out.parent / f"{out.name}.md"
+    write_text(target, page(recipe, out))
+    package = Path(medseg.zoo.describe.__file__).parent
+    if out.resolve() == (package.parents[1] / "docs" / "zoo").resolve():
+        write_json(package / "bench_ranks.json", ranks(recipe, out))
+    return target
+
+
+def text_of(measured: Sequence[Entry], failed: Sequence[Entry]) -> str:
+    """What a person reads after a call: a line an entry."""
+    lines = [
+        f"  {e['data_set']:<14} {e['system']:<22} Dice {e['dice']:.3f}  mIoU {e['miou']:.3f}  {e['steps']:>5} steps"
+        f"  {e['peak_ram_bytes'] / 1e9:.2f} GB"
+        for e in measured
+    ]
+    lines += [f"  {e['data_set']:<14} {e['system']:<22} failed: {e['error']}" for e in failed]
+    return "\n".join(lines)

@@ -1,0 +1,309 @@
+"""The bench: what runs again and what does not, what a failing system does, what the page says."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medseg.bench import entries, one, run, table
+from medseg.bench.baselines import INTENSITY, MAJORITY, cells_of, fit_baseline
+from medseg.bench.recipe import Recipe, load_recipe
+from medseg.core.atomic import read_json, write_json
+from medseg.core.errors import UserError
+
+SYSTEMS = ("u-net", "enet")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one data set, `discs`: bright and dark discs, whose class is their brightness."""
+    folder = tmp_path_factory.mktemp("sets")
+    rng = np.random.default_rng(3)
+    rows, columns = np.mgrid[:48, :48]
+    for number in range(8):
+        label = np.zeros((48, 48), np.uint8)
+        for kind in (1, 2):
+            middle = rng.integers(12, 36, 2)
+            label[(rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 < 64] = kind
+        image = np.array([100, 180, 30])[label] + rng.normal(0, 12, label.shape)
+        for name, array in (("images", image.clip(0, 255).astype(np.uint8)), ("labels", label)):
+            path = folder / "discs" / name / f"c{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return load_recipe(written(tmp_path / "recipe.yaml"))
+
+
+def written(path: Path, steps: int = 3) -> Path:
+    path.write_text(
+        "name: zoo\nminutes: 1\nmargin: 0.02\nsizes: [tiny]\nreference: u-net\n"
+        "common:\n"
+        f"  train: {{steps: {steps}, augment: none, precision: fp32, patch_size: [32, 32], batch_size: 2}}\n"
+        "  predict: {overlap: 0, precision: fp32}\n  score: {metrics: [dice, iou]}\n"
+        "  compute: {device: cpu, cores: 1, workers: 1}\n"
+        "data_sets:\n"
+        "  discs:\n    title: Discs\n    cases: 2\n"
+        "    pipeline: {data: {modality: other, classes: {bright: 1, dark: 2}, split: {folds: 4, fold: 0}}}\n"
+    )
+    return path
+
+
+def measured(dice: float, miou: float) -> dict:
+    return {
+        "state": "done", "dice": dice, "miou": miou, "steps": 3, "step_seconds": 0.1, "image_seconds": 0.1, "batch": 2,
+        "peak_ram_bytes": 10**9, "parameters": 1000, "gflop": 0.5, "patch": [32, 32], "device": "cpu", "cases": 2,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> list[str]:
+    """Entries without a process: the list says which systems were measured."""
+    called: list[str] = []
+
+    def instead(job: one.Entry, wish: run.Wish, children: object) -> dict:
+        called.append(job.system)
+        if job.system == "linknet":
+            return {"state": "failed", "error": "RuntimeError: no such layer"}
+        return measured(
+            {MAJORITY: 0.1, INTENSITY: 0.4}.get(job.system, 0.8), 0.3 if job.system == "enet" else 0.5
+        )
+
+    monkeypatch.setattr(run, "measure_apart", instead)
+    monkeypatch.setattr(run, "prepare", lambda wish, name, root: tmp_path / "work" / name)
+    return called
+
+
+def wish(recipe: Recipe, tmp_path: Path, data: Path, **options: object) -> run.Wish:
+    given = {"systems": SYSTEMS, "track": False, **options}
+    return run.Wish(recipe, tmp_path / "zoo", tmp_path / "work", data, **given)  # type: ignore[arg-type]
+
+
+def test_a_second_call_measures_nothing(fake: list[str], recipe: Recipe, tmp_path: Path, data: Path) -> None:
+    run.run(wish(recipe, tmp_path, data))
+    assert sorted(fake) == sorted([MAJORITY, INTENSITY, *SYSTEMS])
+    done = run.run(wish(recipe, tmp_path, data))
+    assert len(fake) == 4
+    assert (done.kept, done.measured) == (4, [])
+
+
+def test_a_changed_recipe_or_a_lost_file_runs_again(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    run.run(wish(recipe, tmp_path, data))
+    (tmp_path / "zoo" / "discs" / "enet.json").write_text('{"state": "do')
+    fake.clear()
+    run.run(wish(recipe, tmp_path, data))
+    assert fake == ["enet"]
+    fake.clear()
+    other = load_recipe(written(tmp_path / "other.yaml", steps=4))
+    run.run(wish(other, tmp_path, data))
+    assert len(fake) == 4
+
+
+def test_the_key_follows_the_code_of_a_system_and_of_what_it_imports(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medseg.bench import sources
+    from medseg.zoo.build import find
+
+    names = {path.name for path in sources.files_of(find("linknet"))}
+    assert {"linknet.py", "resnet.py", "table.py", "conv.py"} <= names
+    assert "enet.py" not in names
+    before = {name: entries.key_of(recipe, "discs", name) for name in SYSTEMS}
+    card = find("enet")
+    monkeypatch.setattr(entries, "digest_of", lambda c: "changed" if c is card else sources.digest_of(c))
+    after = {name: entries.key_of(recipe, "discs", name) for name in SYSTEMS}
+    assert before["enet"] != after["enet"]
+    assert before["u-net"] == after["u-net"]
+
+
+def test_a_failing_system_is_an_entry_and_the_others_go_on(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    done = run.run(wish(recipe, tmp_path, data, systems=("linknet", "u-net")))
+    assert [entry["error"] for entry in done.failed] == ["RuntimeError: no such layer"]
+    assert read_json(tmp_path / "zoo" / "discs" / "linknet.json")["state"] == "failed"
+    assert "u-net" in {entry["system"] for entry in done.measured}
+    assert "- `linknet`: RuntimeError: no such layer" in table.page(recipe, tmp_path / "zoo")
+    fake.clear()
+    run.run(wish(recipe, tmp_path, data, systems=("linknet", "u-net")))
+    assert fake == []
+    run.run(wish(recipe, tmp_path, data, systems=("linknet", "u-net"), retry=True))
+    assert fake == ["linknet"]
+
+
+def test_what_was_measured_on_a_busy_machine_is_said_and_measured_again_on_request(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    run.run(wish(recipe, tmp_path, data))
+    path = tmp_path / "zoo" / "discs" / "u-net.json"
+    write_json(path, {**read_json(path), "cpu_share": 0.3})
+    assert "`u-net` 30%" in table.page(recipe, tmp_path / "zoo")
+    fake.clear()
+    run.run(wish(recipe, tmp_path, data, retry=True))
+    assert fake == ["u-net"]
+
+
+def test_shards_share_the_entries_out() -> None:
+    pairs = [("a", str(n)) for n in range(7)]
+    parts = [entries.of_shard(pairs, f"{n}/3") for n in (1, 2, 3)]
+    assert sorted(pair for part in parts for pair in part) == pairs
+    for wrong in ("0/3", "4/3", "2", "a/b"):
+        with pytest.raises(UserError, match="is no shard"):
+            entries.of_shard(pairs, wrong)
+
+
+def test_learning_means_to_beat_both_baselines_in_both_measures(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    run.run(wish(recipe, tmp_path, data))
+    found = entries.read_all(tmp_path / "zoo", "discs")
+    # The fake baselines have an mIoU of 0.5: enet (0.3) and u-net (0.5) beat them in Dice alone.
+    assert table.above_baselines(found["enet"], found) == pytest.approx(-0.2)
+    assert table.learns(found["u-net"], found, 0.02) is False
+    assert table.learns({**found["u-net"], "miou": 0.53}, found, 0.02) is True
+    assert table.learns(found["u-net"], {"u-net": found["u-net"]}, 0.02) is None
+
+
+def test_the_page_ranks_by_dice_and_lists_what_was_not_run(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    run.run(wish(recipe, tmp_path, data))
+    enet = entries.path_of(tmp_path / "zoo", "discs", "enet")
+    write_json(enet, {**read_json(enet), "dice": 0.9})
+    page = table.page(recipe, tmp_path / "zoo")
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[2].strip() for row in rows[1:]] == [
+        "`enet`",
+        "`u-net`",
+        f"`{MAJORITY}`",
+        f"`{INTENSITY}`",
+    ]
+    assert "Not run yet" in page
+    assert "`v-net`" in page.split("Not run yet")[1]
+    assert "`threshold-otsu`" in page.split("Not in this table")[1]
+    ranks = table.ranks(recipe, tmp_path / "zoo")["discs"]
+    assert (ranks["of"], ranks["systems"]["u-net"]["rank"]) == (2, 2)
+
+
+def test_unknown_names_and_absent_data_are_said(recipe: Recipe, tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UserError, match="did you mean u-net"):
+        run.missing(wish(recipe, tmp_path, data, systems=("u-nett",)))
+    with pytest.raises(UserError, match="did you mean discs"):
+        run.missing(wish(recipe, tmp_path, data, data_sets=("disc",)))
+    with pytest.raises(UserError, match="there is no folder 'discs'"):
+        run.run(wish(recipe, tmp_path, tmp_path))
+
+
+def test_a_process_that_dies_is_a_failed_entry(
+    recipe: Recipe, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nkill -9 $$\n")
+    dying.chmod(dying.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setattr(sys, "executable", str(dying))
+    job = one.Entry(recipe, "discs", "u-net", "tiny", data / "discs", tmp_path / "work" / "discs", "key")
+    found = run.measure_apart(job, wish(recipe, tmp_path, data), run._Children())
+    assert found["state"] == "failed"
+    assert "SIGKILL" in found["error"]
+
+
+def test_a_real_entry_is_trained_scored_and_tracked(tmp_path: Path, data: Path) -> None:
+    """Baselines and a network in processes of their own; every column is there, MLflow has a run an entry."""
+    recipe = load_recipe(written(tmp_path / "recipe.yaml", steps=40))
+    done = run.run(wish(recipe, tmp_path, data, systems=("u-net",), track=True))
+    assert done.failed == []
+    by_name = {entry["system"]: entry for entry in done.measured}
+    net = by_name["u-net"]
+    assert (net["steps"], net["cases"], net["size"]) == (40, 2, "tiny")
+    assert net["peak_ram_bytes"] > 10**8
+    assert 0 < net["gflop"] < 1
+    # Brightness tells these discs apart: the intensity baseline finds them, the majority class does not.
+    assert by_name[INTENSITY]["dice"] > 0.6 > 0.2 > by_name[MAJORITY]["dice"]
+    assert set(net["classes"]) == {"bright", "dark"}
+    assert not list((tmp_path / "work" / "discs").glob("systems/*"))
+
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("bench-zoo")
+    runs = client.search_runs([experiment.experiment_id])
+    nested = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == done.mlflow_run_id]
+    assert len(runs) == 4
+    assert sorted(r.data.params["system"] for r in nested) == sorted([MAJORITY, INTENSITY, "u-net"])
+
+
+class Flat:
+    """A prepared case of one channel."""
+
+    channels = 1
+
+    def __init__(self, image: np.ndarray, target: np.ndarray) -> None:
+        self.image, self.target, self.shape = image, target, target.shape
+
+    def read_image(self, low: list[int], high: tuple[int, ...]) -> np.ndarray:
+        return self.image[None]
+
+    def read_target(self, low: list[int], high: tuple[int, ...]) -> np.ndarray:
+        return self.target
+
+
+class FewFacts:
+    overlapping, background, dims, in_channels, out_channels = False, True, 2, 1, 3
+
+
+def test_the_intensity_baseline_is_the_table_it_says_it_is() -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0, 3, (40, 40)).astype(np.float32)
+    target = image.astype(np.uint8)
+    target[0] = 255  # ignored
+    net = fit_baseline(INTENSITY, {"a": Flat(image, target)}, FewFacts(), seed=1)  # type: ignore[arg-type]
+    found = net(torch.from_numpy(image)[None, None]).argmax(1)[0].numpy()
+    assert (found == image.astype(int)).mean() > 0.98
+    limits = net.edges.numpy()
+    assert cells_of(image.reshape(-1, 1), limits).max() < len(net.table)
+
+
+def test_the_majority_baseline_says_the_same_everywhere() -> None:
+    import torch
+
+    target = np.zeros((8, 8), np.uint8)
+    target[:2] = 2
+    net = fit_baseline(MAJORITY, {"a": Flat(np.zeros((8, 8), np.float32), target)}, FewFacts(), seed=1)  # type: ignore[arg-type]
+    assert (net(torch.randn(1, 1, 5, 7)).argmax(1) == 0).all()
+
+
+def test_cases_are_taken_evenly() -> None:
+    assert one.evenly(list(range(10)), 4) == [0, 3, 6, 9]
+    assert one.evenly([1, 2], 5) == [1, 2]
+
+
+def test_the_shipped_recipe_names_real_things() -> None:
+    recipe = load_recipe()
+    for data_set in recipe.data_sets:
+        assert entries.systems_for(recipe, data_set)
+        from medseg.config import System
+
+        recipe.pipeline(data_set, System(name="u-net"), None)
+    assert load_recipe(minutes=0.5).settings("camvid")["train"]["minutes"] == 0.5
+    assert load_recipe(overrides=("train.batch_size=1",)).settings("camvid")["train"]["batch_size"] == 1
+
+
+def test_the_verb_writes_the_page_without_measuring(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    from medseg.cli import _main
+
+    assert _main(["bench", "zoo", "--table", "--out", str(tmp_path / "zoo"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["page"].endswith("zoo.md")
+    assert "Not run yet" in (tmp_path / "zoo.md").read_text()
