@@ -13,11 +13,20 @@ ROOT = Path(__file__).parent
 
 def pages() -> dict[str, str]:
     """File name below docs/ -> text."""
+    from medseg.bench.recipe import load_recipe
+    from medseg.bench.table import page as bench_page
+    from medseg.io.dicom.conformance import page as dicom_page
     from medseg.metrics.docs import render as metrics_page
     from medseg.zoo.docs import render as system_pages
 
     systems = {f"systems/{name}": text for name, text in system_pages().items()}
-    return {"pipeline-file.md": pipeline_page(), "metrics.md": metrics_page(), **systems}
+    zoo = {"zoo.md": bench_page(load_recipe(), ROOT / "zoo")}
+    own = {
+        "pipeline-file.md": pipeline_page(),
+        "metrics.md": metrics_page(),
+        "dicom-conformance.md": dicom_page(),
+    }
+    return {**own, **zoo, **systems}
 
 
 def pipeline_page() -> str:

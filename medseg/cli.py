@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,10 @@ from typing import Any
 import click
 
 from medseg import __version__
+from medseg.cli_compare import compare
 from medseg.cli_door import SOME_FAILED, run_safely
+from medseg.cli_model import model
+from medseg.cli_predict import model_folder, predict, stop_gently
 from medseg.cli_tools import AS_JSON, TOOLS
 
 
@@ -72,12 +74,23 @@ JOURNEY = _options(
         metavar="KEY=VALUE",
         help="Override a setting, e.g. train.minutes=3.",
     ),
+    click.option(
+        "--folds",
+        metavar="all|0,2",
+        help="Cross-validation: all folds, or some now and others in other jobs.",
+    ),
     click.option("--resume", is_flag=True, help="Continue the newest run of this pipeline."),
     AS_JSON,
 )
 
 
-def _load(pipeline_file: Path, data: Path | None, model: Path | None, overrides: tuple[str, ...]) -> Any:
+def _load(
+    pipeline_file: Path,
+    data: Path | None,
+    model: Path | None,
+    overrides: tuple[str, ...],
+    folds: str | None = None,
+) -> Any:
     from medseg.config_file import load_pipeline
     from medseg.core.errors import UserError
 
@@ -87,17 +100,10 @@ def _load(pipeline_file: Path, data: Path | None, model: Path | None, overrides:
             raise UserError("no such data folder or manifest", str(data), "give an existing path to --data")
         extra["data"] = {"root": str(data.resolve()), "phantom": None}
     if model is not None:
-        extra["predict"] = {"model": str(_model_folder(model))}
+        extra["predict"] = {"model": str(model_folder(model))}
+    if folds is not None:
+        extra["train"] = {"folds": folds}
     return load_pipeline(pipeline_file, overrides, extra)
-
-
-def _model_folder(path: Path) -> Path:
-    from medseg.core.errors import UserError
-
-    for candidate in (path, path / "model"):
-        if (candidate / "model.json").is_file():
-            return candidate.resolve()
-    raise UserError("is no model folder: it has no model.json", str(path), "give RUN/model of a finished run")
 
 
 def _folder(pipeline: Any, out: Path | None, resume: bool) -> Path:
@@ -110,13 +116,14 @@ def _folder(pipeline: Any, out: Path | None, resume: bool) -> Path:
 
 
 def _walk(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | None, overrides: tuple[str, ...],
-          resume: bool, as_json: bool, steps: tuple[str, ...] | None = None, force: tuple[str, ...] = ()) -> None:  # fmt: skip
+          resume: bool, as_json: bool, steps: tuple[str, ...] | None = None, force: tuple[str, ...] = (),
+          folds: str | None = None) -> None:  # fmt: skip
     from medseg import closing
     from medseg.pipeline import ROAD, run
 
-    pipeline = _load(pipeline_file, data, model, overrides)
+    pipeline = _load(pipeline_file, data, model, overrides, folds)
     folder = _folder(pipeline, out, resume)
-    _stop_gently()
+    stop_gently()
     walk = run(pipeline, folder, steps=steps or ROAD, force=force)
     if as_json:
         click.echo(json.dumps(closing.summary(walk), allow_nan=False))
@@ -124,16 +131,6 @@ def _walk(pipeline_file: Path, data: Path | None, model: Path | None, out: Path 
         click.echo(closing.text(walk))
     if closing.counts(walk)["failed"]:
         sys.exit(SOME_FAILED)
-
-
-def _stop_gently() -> None:
-    """SIGTERM ends the run like Ctrl-C does: what is finished is kept, the training saves itself."""
-    from medseg.core.errors import Interrupted
-
-    def stop(*_: object) -> None:
-        raise Interrupted("SIGTERM")
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 @cli.command()
@@ -145,12 +142,12 @@ def _stop_gently() -> None:
 )
 @click.option("--again", multiple=True, metavar="STEP", help="Do this step again although nothing changed.")
 def run(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | None, overrides: tuple[str, ...],
-        resume: bool, as_json: bool, until: str | None, again: tuple[str, ...]) -> None:  # fmt: skip
+        resume: bool, as_json: bool, until: str | None, again: tuple[str, ...], folds: str | None) -> None:  # fmt: skip
     """Walk the whole road: check, plan, ingest, train, predict, score, report."""
     from medseg.pipeline import ROAD
 
     steps = ROAD[: ROAD.index(until) + 1] if until else ROAD
-    _walk(pipeline_file, data, model, out, overrides, resume, as_json, steps, again)
+    _walk(pipeline_file, data, model, out, overrides, resume, as_json, steps, again, folds)
 
 
 @cli.command()
@@ -221,43 +218,7 @@ def train(**arguments: Any) -> None:
     _walk(steps=("check", "plan", "ingest", "train"), **arguments)
 
 
-@cli.command()
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL_FOLDER")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Image file, DICOM folder, folder of cases or manifest.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Where the masks are written, one a case, named after the case.",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a setting, e.g. predict.overlap=0.25 or predict.write=[nifti,dicom_seg].",
-)
-@AS_JSON
-def predict(model: Path, data: Path, out: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Segment every case of a folder with a model folder. Downloads nothing."""
-    from medseg.config import Pipeline
-    from medseg.config_file import Source, apply_overrides, validate
-    from medseg.core.errors import UserError
-    from medseg.predict.folder import predict_folder
-
-    if not data.exists():
-        raise UserError("no such data", str(data), "give an existing file or folder to --data")
-    source = Source({"name": "predict", "system": "from-model"})
-    apply_overrides(source, overrides)
-    settings = validate(Pipeline, source, "--set")
-    _stop_gently()
-    result = predict_folder(_model_folder(model), data, out, settings)
-    _say_result(result, as_json, {"out": str(out)})
+cli.add_command(predict)
 
 
 @cli.command()
@@ -344,26 +305,8 @@ def _print_check(facts: dict[str, Any]) -> None:
 
 for _tool in TOOLS:
     cli.add_command(_tool)
-
-
-def _say_result(result: Any, as_json: bool, extra: dict[str, Any]) -> None:
-    facts = {
-        **extra,
-        "line": result.line,
-        "cases": result.counts(),
-        "failed": result.failed,
-        "skipped": result.skipped,
-        "review": result.review,
-    }
-    if as_json:
-        click.echo(json.dumps(facts, allow_nan=False))
-    else:
-        click.echo(result.line)
-        for state in ("failed", "skipped", "review"):
-            for case, reason in facts[state].items():
-                click.echo(f"  {state:<8} {case}: {reason}")
-    if result.failed:
-        sys.exit(SOME_FAILED)
+cli.add_command(compare)
+cli.add_command(model)
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from medseg.cli_door import SOME_FAILED
+
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
@@ -40,12 +42,19 @@ def list_systems(dims: str | None, task: str | None, family: str | None, as_json
 @click.command()
 @click.argument("name")
 @click.option("--dims", type=click.Choice(["2", "3"]), help="Count parameters in 2D or 3D.")
+@click.option(
+    "--input",
+    "shape",
+    metavar="B,C,...",
+    help="Count operations for this input. Default: 1,3,256,256 and 1,1,96,96,96.",
+)
 @AS_JSON
-def show(name: str, dims: str | None, as_json: bool) -> None:
-    """One system's card: paper, arguments with defaults, sizes, parameter counts."""
+def show(name: str, dims: str | None, shape: str | None, as_json: bool) -> None:
+    """One system's card: paper, arguments with defaults, sizes, parameters, operations, rank in the bench."""
     from medseg.zoo.describe import describe, text_of
+    from medseg.zoo.effort import parse_input
 
-    facts = describe(name, int(dims) if dims else None)
+    facts = describe(name, int(dims) if dims else None, parse_input(shape) if shape else None)
     click.echo(json.dumps(facts) if as_json else text_of(facts))
 
 
@@ -116,4 +125,72 @@ def completion(shell: str) -> None:
     click.echo(lines[shell])
 
 
-TOOLS = (list_systems, show, schema, init, ui, completion)
+@click.command()
+@click.argument("what", type=click.Choice(["zoo"]))
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder with one folder a data set (or MEDSEG_DATA)."
+)
+@click.option("--systems", help="Only these systems, with commas between. Default: every network.")
+@click.option("--data-sets", help="Only these data sets of the recipe, with commas between.")
+@click.option(
+    "--minutes", type=float, help="Training minutes of a system on a data set. Default: the recipe's, 2."
+)
+@click.option(
+    "--shard", metavar="I/N", help="Only every N-th entry, beginning with the I-th; for several machines."
+)
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Entries measured at once."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("docs/zoo"),
+    show_default=True,
+    help="Folder of the results, one JSON file an entry; the page is written beside it.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path("runs/bench-zoo"),
+    show_default=True,
+    help="Prepared cases and logs.",
+)
+@click.option("--recipe", type=click.Path(path_type=Path), help="Another recipe than configs/bench/zoo.yaml.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the recipe."
+)
+@click.option("--again", is_flag=True, help="Measure also what has not changed.")
+@click.option("--retry", is_flag=True, help="Measure also what failed before.")
+@click.option("--no-track", is_flag=True, help="Write nothing to MLflow.")
+@click.option(
+    "--table", is_flag=True, help="Measure nothing; write the page from the results that are there."
+)
+@AS_JSON
+def bench(what: str, data: Path | None, systems: str | None, data_sets: str | None, minutes: float | None,
+          shard: str | None, workers: int, out: Path, work: Path, recipe: Path | None, overrides: tuple[str, ...],
+          again: bool, retry: bool, no_track: bool, table: bool, as_json: bool) -> None:  # fmt: skip
+    """Train every network of the catalog by one short recipe on the same data, and write the tables."""
+    from medseg.bench.recipe import load_recipe
+    from medseg.bench.run import Wish
+    from medseg.bench.run import run as run_bench
+    from medseg.bench.table import text_of, write_page
+
+    read = load_recipe(recipe, minutes, overrides)
+    names = [
+        [part.strip() for part in (text or "").split(",") if part.strip()] for text in (systems, data_sets)
+    ]
+    if table:
+        page = write_page(read, out)
+        click.echo(json.dumps({"page": str(page)}) if as_json else f"wrote {page}")
+        return
+    done = run_bench(Wish(read, out, work, data, *names, shard, workers, again, retry, not no_track))
+    page = write_page(load_recipe(recipe, None, overrides), out)
+    if as_json:
+        click.echo(json.dumps({**done.as_json(), "page": str(page)}))
+    else:
+        click.echo(f"{text_of(done.measured, done.failed)}\n{done.kept} entries kept, page {page}")
+    if done.failed:
+        sys.exit(SOME_FAILED)
+
+
+TOOLS = (list_systems, show, schema, init, bench, ui, completion)

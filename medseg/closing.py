@@ -10,6 +10,7 @@ from medseg.core.atomic import read_json
 from medseg.core.progress import duration
 from medseg.core.run import RunFolder
 from medseg.pipeline import ROAD, Walk
+from medseg.score.folds import first_seeds, plus_minus
 
 CAME_IN = ("check", "predict")
 """Steps that leave cases out of a run; scoring leaves out what has no label, and that is no loss."""
@@ -40,6 +41,8 @@ def summary(walk: Walk) -> dict[str, Any]:
     }
     if len(scores) > 1:
         out["systems"] = scores
+    if walk.folder.choice.exists() and len(scores) > 1 and walk.pipeline.train.several:
+        out["choice"] = read_json(walk.folder.choice)
     return out
 
 
@@ -54,7 +57,7 @@ def _scores(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.scores_json.exists():
         return None
     found = read_json(folder.scores_json)
-    return {key: found[key] for key in ("mean", "per_class", "reference", "n") if key in found}
+    return {key: found[key] for key in ("mean", "per_class", "reference", "n", "folds") if key in found}
 
 
 def counts(walk: Walk) -> dict[str, int]:
@@ -80,7 +83,9 @@ def text(walk: Walk) -> str:
         lines.append(f"  read: {check.line}")
     for slug, folder in _folders(walk).items():
         lines += _score_table(slug, folder)
+        lines += _spread_table(folder)
         lines += _per_case(folder)
+    lines += [f"  chosen   {r.line}" for (step, _), r in walk.results.items() if step == "choose"]
     lines += [f"  failed   {case}: {reason}" for case, reason in _gather(walk, "failed").items()]
     lines += [
         f"  left out {case}: {reason}"
@@ -128,6 +133,36 @@ def _score_table(slug: str, folder: RunFolder) -> list[str]:
     return rows
 
 
+def _spread_table(folder: RunFolder) -> list[str]:
+    """Dice of every class over folds and over seeds, and what cross-validation chose to do after the network."""
+    scores = read_json(folder.scores_json) if folder.scores_json.exists() else {}
+    if "folds" not in scores:
+        return []
+    folds = scores["folds"]
+    rows = []
+    for over, title in (("over_folds", "folds"), ("over_seeds", "seeds")):
+        found = folds[over]
+        if not found or len(folds[title]) < 2:
+            continue
+        named = [*found["per_class"].items(), ("mean", found["mean"])]
+        parts = [f"{name} {plus_minus(v['dice'])}" for name, v in named if "dice" in v]
+        rows.append(f"    Dice over {len(folds[title])} {title}: {', '.join(parts)}")
+    ones = [f"{one['name']} {_number(one['mean'].get('dice'), 3)}" for one in folds["trainings"]]
+    rows.append(f"    trainings: {', '.join(ones)}")
+    if folds["left_out"]:
+        rows.append(f"    made with other settings, left out: {', '.join(folds['left_out'])}")
+    if folder.postprocessing.exists():
+        rows.append(f"    post-processing: {_steps(read_json(folder.postprocessing))}")
+    return rows
+
+
+def _steps(facts: Mapping[str, Any]) -> str:
+    words = {"keep_largest_of_all": "largest part of all classes together", "keep_largest": "largest part of",
+             "fill_holes": "filled holes of"}  # fmt: skip
+    named = [f"{words[step['step']]} {step['class']}".strip() for step in facts["steps"]]
+    return ", ".join(named) or "none helps"
+
+
 def _value(values: Mapping[str, Any], key: str) -> Any:
     """The figure; photographs have distances in pixels."""
     return values.get(key) if values.get(key) is not None else values.get(key.replace("_mm", "_px"))
@@ -135,8 +170,12 @@ def _value(values: Mapping[str, Any], key: str) -> Any:
 
 def _per_case(folder: RunFolder) -> list[str]:
     rows = []
-    if folder.predictions.is_dir():
-        files = sorted(p for p in folder.predictions.glob("*.json") if not p.name.startswith("."))
+    places = [folder.predictions] if folder.predictions.is_dir() else []
+    if not places:
+        places = [member.predictions for member in first_seeds(folder.finished_folds())]
+    if places:
+        found = (p for place in places for p in place.glob("*.json") if not p.name.startswith("."))
+        files = sorted(found, key=lambda path: path.name)
         for path in files[:30]:
             facts = read_json(path)
             volumes = ", ".join(
@@ -166,10 +205,19 @@ def status(path: Path) -> dict[str, Any]:
 
     folder = RunFolder(path)
     systems = sorted((path / "systems").glob("*")) if (path / "systems").is_dir() else []
-    steps = {"": folder.steps_done(), **{s.name: folder.system(s.name).steps_done() for s in systems}}
+    places = {"": folder, **{s.name: folder.system(s.name) for s in systems}}
+    trainings = {
+        f"{name}/{path.name}".lstrip("/"): place.fold(path.name)
+        for name, place in places.items()
+        for path in sorted(place.path.glob("folds/*"))
+        if path.is_dir()
+    }
+    steps = {name: place.steps_done() for name, place in {**places, **trainings}.items()}
+    journals = [folder.journal, *(place.journal for place in trainings.values())]
     outcomes = [
         dict(zip(("step", "system", "case", "state", "reason"), row))
-        for row in journal.outcomes(folder.journal)
+        for one in journals
+        for row in journal.outcomes(one)
     ]
     return {
         "run": str(path),

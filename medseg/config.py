@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A part of the pipeline file: unknown keys are errors, values cannot be changed after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
+from medseg.config_types import IntensityPlan as IntensityPlan
+from medseg.config_types import Plan as Plan
+from medseg.config_types import Section as Section
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -67,6 +64,12 @@ class Select(Section):
 
     modality: str | None = Field(None, description="keep only this DICOM modality, e.g. CT")
     description: str | None = Field(None, description="keep series whose description contains this text")
+    plane: Literal["axial", "coronal", "sagittal", "oblique"] | None = Field(
+        None, description="keep series whose pictures lie in this plane of the patient"
+    )
+    kernel: str | None = Field(
+        None, description="keep series of this reconstruction kernel, e.g. B30f; * stands for any letters"
+    )
     series: list[str] = Field(
         default_factory=list, description="series UIDs to take, whatever the other rules say"
     )
@@ -196,6 +199,15 @@ class System(Section):
         return self.name if self.size == "paper" else f"{self.name}-{self.size}"
 
 
+def _one_or_more(value: Any) -> Any:
+    """Accepts `2` and "0,2" for lists of folds."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    if isinstance(value, str) and value != "all" and value.replace(",", "").replace(" ", "").isdigit():
+        return [int(part) for part in value.split(",") if part.strip()]
+    return value
+
+
 class Optimizer(Section):
     """The optimiser and its rates; momentum counts for sgd only."""
 
@@ -217,6 +229,7 @@ class Train(Section):
     schedule: Literal["poly", "cosine", "constant"] = Field(
         "poly", description="learning rate over the training; poly: (1 - t)^0.9"
     )
+    rate_every: int = Field(1, ge=1, description="steps between changes of the learning rate; nnU-Net: 250")
     warmup: float = Field(
         0.02, ge=0, lt=0.5, description="share of the training in which the rate rises from zero"
     )
@@ -233,6 +246,14 @@ class Train(Section):
     )
     deep_supervision: bool = Field(
         False, description="score the decoder's lower resolutions too, where the system offers them"
+    )
+    auxiliary: Literal["network", "halved"] = Field(
+        "network",
+        description="weights of the other outputs: the network's own; halved: 1, 1/2, 1/4 ... with sum 1, coarsest 0",
+    )
+    procedure: dict[str, Any] | str = Field(
+        "supervised",
+        description="supervised, or with cases without a label: mean_teacher, pseudo_labels, {name: .., weight: ..}",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: fp16/bf16 on a GPU, bf16 on a CPU where it is faster"
@@ -254,10 +275,35 @@ class Train(Section):
         "auto",
         description="axes that may be mirrored in augmentation; auto: none along left-right when classes have sides",
     )
-    start_from: str | None = Field(None, description="a model folder whose weights are the start")
+    patience: int | None = Field(None, ge=1, description="validations without a better Dice before it ends")
+    collapse: Literal["stop", "warn"] = Field(
+        "stop", description="what happens when validation finds nothing and the loss no longer falls"
+    )
+    start_from: str | None = Field(
+        None,
+        validation_alias=AliasChoices("start_from", "from"),
+        description="a model folder, or a checkpoint of nnU-Net (.pth), whose weights are the start (also: from)",
+    )
+    freeze: list[str] = Field(default_factory=list, description="weights kept as they are, e.g. [encoder.*]")
+    folds: Annotated[
+        Literal["all"] | list[Annotated[int, Field(ge=0)]] | None, BeforeValidator(_one_or_more)
+    ] = Field(
+        None,
+        description="cross-validation: all, or the folds to train now, e.g. [0, 2]; null: data.split.fold alone",
+    )
+    seeds: int = Field(
+        1, ge=1, le=100, description="trainings a fold, with seeds compute.seed, +1 ...; their spread is said"
+    )
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one training of a system: folds or seeds."""
+        return self.folds is not None or self.seeds > 1
 
     @model_validator(mode="after")
     def _ends(self) -> Train:
+        if self.folds == []:
+            raise ValueError("train.folds is empty: give all, or the numbers of folds")
         if self.minutes is None and self.steps is None:
             object.__setattr__(self, "minutes", 10.0)
         return self
@@ -270,9 +316,16 @@ class Predict(Section):
     overlap: float = Field(0.5, ge=0, lt=0.9, description="share of a window that its neighbour sees again")
     flips: bool = Field(False, description="average over mirrored copies; 2^axes times slower")
     batch_size: int = Field(1, ge=1, description="windows computed at once")
-    write: list[Literal["nifti", "nrrd", "mha", "png", "dicom_seg"]] | Literal["auto"] = Field(
+    write: (
+        list[
+            Literal[
+                "nifti", "nrrd", "mha", "png", "dicom_seg", "dicom_labelmap", "dicom_fractional", "rtstruct"
+            ]
+        ]
+        | Literal["auto"]
+    ) = Field(
         "auto",
-        description="formats of the masks; auto: nifti for volumes (plus dicom_seg for DICOM input), png for photographs",
+        description="formats of the masks; auto: nifti for volumes (plus dicom_seg for DICOM input), png for photographs; for DICOM input also dicom_labelmap, dicom_fractional (probabilities), rtstruct (contours)",
     )
     probabilities: bool = Field(False, description="also write the class probabilities")
     keep_largest: list[str] = Field(
@@ -282,8 +335,22 @@ class Predict(Section):
     cases: Literal["auto", "all", "train", "val", "test"] = Field(
         "auto", description="which cases; auto: test cases, else validation cases, else all"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="number type of the network"
+    engine: Literal["auto", "torch", "compile", "onnxruntime", "openvino", "tensorrt"] = Field(
+        "auto",
+        description="what computes the network; auto: the fastest that gives fp32's labels and whose setting up pays",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="number type of the network; int8 needs engine openvino and has to give fp32's labels",
+    )
+    skip_air: bool = Field(
+        True, description="leave out windows of CT that hold only air around the body: they become background"
+    )
+    ensemble: Literal["logits", "probabilities"] = Field(
+        "logits", description="what is averaged over the members of an ensemble"
+    )
+    postprocessing: Literal["auto", "none"] = Field(
+        "auto", description="auto: what cross-validation chose and the model folder holds; none: leave it out"
     )
 
 
@@ -380,58 +447,3 @@ class Pipeline(Section):
                 raise ValueError("several systems: use for_system first")
             return self.system[0]
         return self.system
-
-
-# --- what plan.yaml holds -----------------------------------------------------------------------------------------
-
-
-class IntensityPlan(Section):
-    """How one channel's numbers are changed: clip to [low, high], subtract `shift`, divide by `scale`.
-
-    scheme: window (fixed HU), percentile (clip to percentiles of the case, then z-score), zscore (over foreground
-    of the case), ct (clip to data set percentiles, subtract mean, divide by sd), rgb (divide by 255), none.
-    """
-
-    scheme: Literal["window", "percentile", "zscore", "zscore_mask", "ct", "rgb", "none"]
-    low: float | None = None
-    high: float | None = None
-    shift: float = 0.0
-    scale: float = 1.0
-
-
-class Plan(Section):
-    """What the plan decided; `reasons` says why, key by key, and is written beside each line of plan.yaml."""
-
-    dims: Literal[2, 3]
-    in_channels: int
-    classes: list[dict[str, Any]] = Field(description="ClassInfo.as_json of every class, without background")
-    overlapping: bool = Field(False, description="sigmoid regions instead of one softmax")
-    out_channels: int = Field(description="channels of the logits: classes + background, or regions")
-    background: bool = Field(True, description="whether channel 0 of the logits is background")
-    ignore: int | None = Field(
-        None, description="label value left out of loss and scores; 255 in prepared targets"
-    )
-    spacing_mm: list[float] | None = Field(
-        None, description="the network's grid for RAS axes; null: pixels as they are"
-    )
-    intensity: list[IntensityPlan]
-    crop: Literal["none", "nonzero", "body"] = "none"
-    image_order: int = Field(3, description="spline order that resamples images; 1 is linear")
-    patch_size: list[int]
-    batch_size: int
-    topology: dict[str, Any] = Field(
-        default_factory=dict, description="features, strides, kernels for planned systems"
-    )
-    foreground_fraction: dict[str, float] = Field(
-        default_factory=dict, description="share of voxels of each class in training data"
-    )
-    volume_ml: dict[str, list[float]] = Field(
-        default_factory=dict, description="smallest and largest volume of each class in training data"
-    )
-    mirror_axes: list[int] = Field(
-        default_factory=list, description="axes along which mirroring keeps the meaning"
-    )
-    estimate: dict[str, Any] = Field(
-        default_factory=dict, description="minutes and bytes each step will take on this machine"
-    )
-    reasons: dict[str, str] = Field(default_factory=dict, description="key -> why")

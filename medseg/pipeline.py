@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import medseg
+from medseg import cross_validation
 from medseg.config import Pipeline
 from medseg.config_file import load_pipeline, save_pipeline
 from medseg.core.errors import Interrupted, UserError
@@ -25,11 +27,15 @@ from medseg.core.progress import duration, keep_log, say
 from medseg.core.run import Result, RunFolder
 from medseg.data.cohort import resolved
 from medseg.jobs import journal
+from medseg.jobs.lock import one_at_a_time
 from medseg.remember import Memory
 
 ROAD = ("check", "plan", "ingest", "train", "predict", "score", "report")
 ONCE = ("check", "report")
 """Steps that a comparison of several systems takes once, not once a system."""
+
+JOINED = {"join": "medseg.score.folds", "choose": "medseg.score.choose"}
+"""Steps of a cross-validation that are no verbs of their own; they go with `score`."""
 
 __all__ = ["ROAD", "Walk", "build", "load_pipeline", "run"]
 
@@ -60,6 +66,8 @@ def run(
     call continues.
     """
     check_names(pipeline)
+    if pipeline.train.several:
+        cross_validation.refuse_contradictions(pipeline)
     # What the data set says of its classes, ignore value and channels counts in every room.
     pipeline = pipeline.model_copy(update={"data": resolved(pipeline.data)})
     walk = Walk(RunFolder(out), pipeline)
@@ -68,15 +76,14 @@ def run(
     _use_cores(pipeline)
     save_pipeline(pipeline, walk.folder.pipeline_file, medseg.__version__)
     start, status = time.monotonic(), "FAILED"
-    memory = (
-        Memory.open(pipeline, walk.folder)
-        if pipeline.track.enabled and set(steps) & {"train", "predict", "score"}
-        else None
-    )
+    memory = None
+    if pipeline.track.enabled and set(steps) & {"train", "predict", "score"}:
+        with _shared(walk, walk.folder):
+            memory = Memory.open(pipeline, walk.folder)
     try:
-        for step in steps:
-            for one, folder in _legs(walk, step):
-                _do(step, one, folder, walk, memory, again=step in force)
+        for leg in _journey(walk, steps):
+            with _shared(walk, leg.folder):
+                _do(leg, walk, memory, again=leg.step in force or (leg.step in JOINED and "score" in force))
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
@@ -120,7 +127,77 @@ def _loss_name(pipeline: Pipeline) -> str:
     return str(loss.get("name", "")) if isinstance(loss, dict) else loss
 
 
-def _legs(walk: Walk, step: str) -> list[tuple[Pipeline, RunFolder]]:
+@dataclass(frozen=True)
+class Leg:
+    """One step with the settings and the folder it is taken with. module: where the step is written."""
+
+    step: str
+    pipeline: Pipeline
+    folder: RunFolder
+    label: str
+    module: str
+
+    @property
+    def stage(self) -> ModuleType:
+        return importlib.import_module(self.module)
+
+
+def _leg(step: str, pipeline: Pipeline, folder: RunFolder, label: str | None = None) -> Leg:
+    name = (folder.path.name if folder.parent else "") if label is None else label
+    return Leg(step, pipeline, folder, name, JOINED.get(step, f"medseg.{step}.stage"))
+
+
+def _journey(walk: Walk, steps: Sequence[str]) -> Iterator[Leg]:
+    """The legs in their order; those of a cross-validation are only known once the data has been checked."""
+    if not walk.pipeline.train.several:
+        for step in steps:
+            yield from (_leg(step, one, folder) for one, folder in _places(walk, step))
+        return
+    shared = [step for step in ("check", "plan", "ingest") if step in steps]
+    for step in shared:
+        for one, folder in _places(walk, step):
+            if step == "check":
+                yield _leg(step, one, folder)
+            else:
+                cross_validation.prepare(folder)
+                yield _leg(step, cross_validation.plain(one), folder.pooled)
+    for one, folder in _places(walk, "train"):
+        yield from _trainings(one, folder, steps)
+        if "score" in steps:
+            yield from _joining(one, folder)
+    if "score" in steps and len(walk.pipeline.systems) > 1:
+        yield _leg("choose", walk.pipeline, walk.folder)
+    if "report" in steps:
+        yield _leg("report", walk.pipeline, walk.folder)
+
+
+def _trainings(pipeline: Pipeline, base: RunFolder, steps: Sequence[str]) -> Iterator[Leg]:
+    """Each training with its predictions and scores, before the next one begins: what is finished stays finished."""
+    own = [step for step in cross_validation.MEMBER_STEPS if step in steps]
+    for member in cross_validation.members_of(pipeline, base) if own else []:
+        with one_at_a_time(member.folder.path / ".lock", member.label):
+            one = cross_validation.begin(pipeline, member)
+            for step in own:
+                yield _leg(step, one, member.folder, member.label)
+            if "score" in own:
+                cross_validation.finish(pipeline, member)
+
+
+def _joining(pipeline: Pipeline, base: RunFolder) -> Iterator[Leg]:
+    """All finished trainings become one table and one model, which predicts the cases that were set aside."""
+    from medseg.zoo.build import find
+
+    if find(pipeline.only_system.name).kind == "classical":
+        yield _leg("train", cross_validation.plain(pipeline), base.pooled)
+    yield _leg("join", pipeline, base)
+    if cross_validation.is_tested(base):
+        apart = pipeline.predict.model_copy(update={"cases": "test"})
+        pipeline = pipeline.model_copy(update={"predict": apart})
+        yield _leg("predict", pipeline, base)
+        yield _leg("score", pipeline, base)
+
+
+def _places(walk: Walk, step: str) -> list[tuple[Pipeline, RunFolder]]:
     """The settings and folder(s) a step is taken with: one, or one a system of a comparison."""
     systems = walk.pipeline.systems
     if len(systems) == 1:
@@ -130,11 +207,15 @@ def _legs(walk: Walk, step: str) -> list[tuple[Pipeline, RunFolder]]:
     return [(walk.pipeline.for_system(s), walk.folder.system(s.slug)) for s in systems]
 
 
-def _do(
-    step: str, pipeline: Pipeline, folder: RunFolder, walk: Walk, memory: Memory | None, again: bool
-) -> None:
-    stage = importlib.import_module(f"medseg.{step}.stage")
-    label = folder.path.name if folder.parent else ""
+def _shared(walk: Walk, folder: RunFolder) -> AbstractContextManager[None]:
+    """Jobs that train folds of one run side by side take turns in what they share."""
+    if not walk.pipeline.train.several or folder.is_fold:
+        return nullcontext()
+    return one_at_a_time(walk.folder.path / ".lock", "this run")
+
+
+def _do(leg: Leg, walk: Walk, memory: Memory | None, again: bool) -> None:
+    step, pipeline, folder, label, stage = leg.step, leg.pipeline, leg.folder, leg.label, leg.stage
     before = folder.steps_done().get(step, {})
     mark = stamp(stage, pipeline, folder)
     if before.get("stamp") == mark and not again and _all_there(stage, folder):

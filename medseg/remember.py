@@ -13,7 +13,7 @@ from typing import Any
 
 import medseg
 from medseg.config import Pipeline
-from medseg.core.atomic import read_json
+from medseg.core.atomic import read_json, write_json
 from medseg.core.machine import MemoryTrace
 from medseg.core.run import Result, RunFolder
 from medseg.track.mlflow_store import Tracker, default_uri, history_metrics
@@ -36,6 +36,7 @@ class Memory:
     pipeline: Pipeline
     trackers: dict[Path, Tracker]
     root: RunFolder
+    uri: str
     _follower: Follower | None = None
 
     @classmethod
@@ -60,12 +61,34 @@ class Memory:
             )
             if old is None:
                 trackers[path].params(_settings(pipeline))
-        from medseg.core.atomic import write_json
+        memory = cls(pipeline, trackers, folder, uri)
+        memory._keep()
+        return memory
 
-        write_json(
-            kept, {"uri": uri, **{str(p.relative_to(folder.path)): t.run_id for p, t in trackers.items()}}
-        )
-        return cls(pipeline, trackers, folder)
+    def _keep(self, path: Path | None = None) -> None:
+        """Writes down which run belongs to which folder; the list of one that was opened later, beside it."""
+        place = path or self.root.path
+        found = self.trackers.items() if path is None else [(path, self.trackers[path])]
+        listed = {str(p.relative_to(place)): tracker.run_id for p, tracker in found}
+        write_json(place / "tracking.json", {"uri": self.uri, **listed})
+
+    def _tracker_of(self, folder: RunFolder) -> Tracker:
+        """The folder's run; that of a training of a cross-validation is opened when it begins."""
+        if folder.path not in self.trackers:
+            assert folder.parent is not None
+            above = self._tracker_of(folder.parent)
+            kept = folder.path / "tracking.json"
+            known = read_json(kept) if kept.exists() else {}
+            old = known.get(".") if known.get("uri") == self.uri else None
+            tags = {**_tags(), **({"mlflow.parentRunId": str(above.run_id)} if above.run_id else {})}
+            name = f"{above.name} {folder.path.name}"
+            experiment = self.pipeline.track.experiment or self.pipeline.name
+            tracker = Tracker.open(self.uri, experiment, name, folder.path, tags, old)
+            self.trackers[folder.path] = tracker
+            if old is None:
+                tracker.params({**_settings(self.pipeline), "training": folder.path.name})
+            self._keep(folder.path)
+        return self.trackers[folder.path]
 
     @property
     def run_id(self) -> str | None:
@@ -74,7 +97,7 @@ class Memory:
     def begin(self, step: str, folder: RunFolder) -> None:
         """Curves appear while training goes on: the history file is followed."""
         if step == "train":
-            self._follower = Follower(folder.history, self.trackers[folder.path])
+            self._follower = Follower(folder.history, self._tracker_of(folder))
             self._follower.start()
 
     def end(self, step: str, folder: RunFolder, result: Result, seconds: float, trace: MemoryTrace) -> None:
@@ -82,7 +105,7 @@ class Memory:
         if self._follower is not None:
             self._follower.stop()
             self._follower = None
-        tracker = self.trackers[folder.path]
+        tracker = self._tracker_of(folder)
         tracker.metrics({
             f"seconds/{step}": seconds, f"ram_peak_gb/{step}": trace.peak_bytes / 1e9, f"ram_mean_gb/{step}": trace.mean_bytes / 1e9,
             **{f"cases/{step}_{k}": v for k, v in result.counts().items()}, **_gpu_memory(step),
@@ -91,9 +114,14 @@ class Memory:
             tracker.params({"data_hash": result.details["data_hash"]})
         if step == "plan":
             tracker.artifact(folder.plan)
-        if step == "score" and folder.scores_json.exists():
+        if step in ("score", "join") and folder.scores_json.exists():
             tracker.metrics(_score_metrics(read_json(folder.scores_json)))
             tracker.artifact(folder.scores_json)
+        if step == "join":
+            tracker.metrics(_spread_metrics(read_json(folder.folds_json)))
+            tracker.artifact(folder.postprocessing)
+        if step == "choose":
+            tracker.artifact(folder.choice)
         if step == "report":
             for one in {
                 folder.path: folder,
@@ -114,8 +142,10 @@ class Memory:
             self._follower.stop()
         for path, tracker in reversed(self.trackers.items()):
             folder = RunFolder(path, None if path == self.root.path else self.root)
+            member = path.parent.name == "folds"  # its weights are stored with the joined model
             if (
                 status == "FINISHED"
+                and not member
                 and self.pipeline.track.log_model
                 and (folder.model / "model.json").exists()
             ):
@@ -224,6 +254,17 @@ def _gpu_memory(step: str) -> dict[str, float]:
     if torch is None or not torch.cuda.is_available():
         return {}
     return {f"gpu_peak_gb/{step}": torch.cuda.max_memory_allocated() / 1e9}
+
+
+def _spread_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Mean and spread over folds, and over seeds where there are several."""
+    out = {}
+    for over in ("over_folds", "over_seeds"):
+        for column, spread in ((scores["folds"][over] or {}).get("mean") or {}).items():
+            out |= {
+                f"{over}/{column}_{key}": spread[key] for key in ("mean", "sd") if spread[key] is not None
+            }
+    return out
 
 
 def _score_metrics(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from medseg.config import Pipeline, Plan
 from medseg.config_plan import load_plan
 from medseg.core.atomic import read_json
 from medseg.core.run import RunFolder
+from medseg.data.folds import has_test_cases
 from medseg.report.curves import read_history
+from medseg.score.cases import sidecars
+from medseg.score.folds import first_seeds, joined_members
 
 
 @dataclass
 class Sheet:
-    """What one system did: its plan, curves, scores, predictions, costs and pictures."""
+    """What one system did: its plan, curves, scores, predictions, costs and pictures.
+
+    places: case -> folder of its masks. trainings: name -> history of each training of a cross-validation.
+    """
 
     name: str
     folder: RunFolder
@@ -25,6 +33,9 @@ class Sheet:
     predictions: dict[str, dict[str, Any]]
     steps: dict[str, dict[str, Any]]
     model: dict[str, Any]
+    places: dict[str, Path] = field(default_factory=dict)
+    trainings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    postprocessing: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -52,19 +63,32 @@ class Sheet:
 
 def gather(pipeline: Pipeline, folder: RunFolder) -> Sheet:
     """Reads what is there; what a journey did not produce stays empty."""
-    sidecars = sorted(folder.predictions.glob("*.json")) if folder.predictions.is_dir() else []
-    facts = [read_json(path) for path in sidecars if not path.name.startswith(".")]
+    members = joined_members(pipeline, folder)[0] if pipeline.train.several else []
+    own = not members or has_test_cases(folder)
+    predictions, places = {}, {}
+    for place in [folder.predictions] if own else [m.predictions for m in first_seeds(members)]:
+        for case, facts in sidecars(place).items():
+            predictions[case], places[case] = facts, place
     return Sheet(
         name=pipeline.only_system.slug,
         folder=folder,
         plan=load_plan(folder.plan) if folder.plan.exists() else None,
-        history=read_history(folder.history),
+        history=read_history((first_seeds(members)[0] if members else folder).history),
         scores=read_json(folder.scores_json) if folder.scores_json.exists() else {},
         rows=_rows(folder),
-        predictions={f["case"]: f for f in facts if "case" in f},
-        steps={**folder.root.steps_done(), **folder.steps_done()},
+        predictions=dict(sorted(predictions.items())),
+        steps=_steps(folder, members),
         model=read_json(folder.model / "model.json") if (folder.model / "model.json").exists() else {},
+        places=places,
+        trainings={member.path.name: read_history(member.history) for member in members},
+        postprocessing=read_json(folder.postprocessing) if members and folder.postprocessing.exists() else {},
     )
+
+
+def _steps(folder: RunFolder, members: Sequence[RunFolder]) -> dict[str, dict[str, Any]]:
+    """Step -> what it cost and what became of its cases; steps of trainings carry the training's name."""
+    own = {f"{m.path.name} {step}": facts for m in members for step, facts in m.steps_done().items()}
+    return {**folder.root.steps_done(), **folder.steps_done(), **own}
 
 
 def _rows(folder: RunFolder) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
             + ", ".join(f"{n} {name}" for name, n in cases.items() if n)
             + f"; split by {pipeline.data.split.by}, seed {pipeline.data.split.seed}."
         )
-    learnt = sheet.model.get("kind") == "network"
+    learnt = sheet.model.get("kind") in ("network", "ensemble")
     if learnt and plan is not None:
         parts.append(_preparation(plan))
     count = (sheet.model.get("weights") or {}).get("parameters")
@@ -34,6 +34,8 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
         parts.append(
             f"Prediction: sliding windows with {pipeline.predict.overlap:.0%} overlap and Gaussian weights, on the cases' own grids."
         )
+    if sheet.trainings:
+        parts.append(_cross_validation(sheet))
     if sheet.scores:
         against = sheet.scores.get("reference", "label")
         what = "reference labels" if against == "label" else f"masks of {against} (agreement, not truth)"
@@ -42,6 +44,22 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
         )
     parts.append(f"Software: medseg {version}.")
     return " ".join(parts)
+
+
+def _cross_validation(sheet: Sheet) -> str:
+    """Folds and seeds, what the figures are of, and what was chosen on them."""
+    folds = sheet.scores.get("folds", {})
+    text = (
+        f"Cross-validation: {len(folds.get('folds', []))} folds, {len(folds.get('seeds', []))} seeds, one plan for all, made "
+        "from the cases of all folds."
+    )
+    if "of" in sheet.scores:
+        text += " Every case was predicted by a model that had not seen it."
+    if sheet.model.get("kind") == "ensemble":
+        text += " The model is the mean of all trainings."
+    if sheet.postprocessing.get("steps"):
+        text += " Post-processing was chosen on the same predictions; the scores are without it."
+    return text
 
 
 def _preparation(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from medseg.core.run import RunFolder
 from medseg.report.curves import draw_curves
 from medseg.report.gather import Sheet
 from medseg.report.methods import ONLY_PEOPLE_KNOW, methods_text
+from medseg.score.folds import plus_minus
 
 COLUMNS = {
     "dice": ("Dice", 3), "iou": ("IoU", 3), "hd95_mm": ("HD95 mm", 1), "hd95_px": ("HD95 px", 1), "nsd": ("Surface Dice", 3),
@@ -31,16 +32,40 @@ def render(pipeline: Pipeline, folder: RunFolder, sheets: list[Sheet]) -> str:
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True), trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "duration": duration, "picture": _embedded}
+    environment.filters |= {
+        "number": number,
+        "spread": plus_minus_of,
+        "duration": duration,
+        "picture": _embedded,
+    }
     check = read_json(folder.check_json) if folder.check_json.exists() else {}
     split = _split_counts(folder)
     return environment.get_template("page.html.j2").render(
         pipeline=pipeline, sheets=sheets, check=check, split=split, version=medseg.__version__,
         title=pipeline.report.title or pipeline.name.replace("_", " "), made=time.strftime("%Y-%m-%d %H:%M"),
-        curves=draw_curves({s.name: s.history for s in sheets}), columns=_columns(pipeline, sheets), headings=COLUMNS,
+        curves=draw_curves(_histories(sheets)), columns=_columns(pipeline, sheets), headings=COLUMNS,
         methods=[methods_text(pipeline, s, split, medseg.__version__) for s in sheets], people=ONLY_PEOPLE_KNOW,
         colours=_colours(sheets), failed=_failed(folder, sheets), cost=_cost(sheets), comparisons=_comparisons(sheets),
+        choice=read_json(folder.choice) if len(sheets) > 1 and folder.choice.exists() and sheets[0].trainings else {},
     )  # fmt: skip
+
+
+def _histories(sheets: list[Sheet]) -> dict[str, list[dict[str, Any]]]:
+    """One curve a system, or one a training where there are several."""
+    several = len(sheets) > 1
+    found: dict[str, list[dict[str, Any]]] = {}
+    for sheet in sheets:
+        ones = sheet.trainings or {"": sheet.history}
+        for name, history in ones.items():
+            words = [sheet.name] * (several or not name) + [name] * bool(name)
+            found[" ".join(words)] = history
+    return found
+
+
+def plus_minus_of(spread: dict[str, Any] | None, column: str = "dice") -> str:
+    """Mean and spread over folds or seeds as the column shows it."""
+    digits = COLUMNS.get(column, ("", 3))[1]
+    return plus_minus(spread, digits).replace("+-", "±") if spread else "–"
 
 
 def number(value: Any, column: str = "dice") -> str:

@@ -21,7 +21,7 @@ def picture_of(pipeline: Pipeline, sheet: Sheet, case: str) -> bytes:
     image = opened.image()
     classes = classes_of(sheet)
     overlapping = sheet.plan is not None and sheet.plan.overlapping
-    prediction = read_prediction(sheet.folder.predictions, sheet.predictions[case], classes, overlapping)
+    prediction = read_prediction(sheet.places[case], sheet.predictions[case], classes, overlapping)
     reference = opened.label() if opened.has_label else None
     if reference is not None and not reference.geometry.same_grid(image.geometry):
         reference = None

@@ -23,7 +23,8 @@ def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
     digest = hashlib.sha256()
     for _, place in _folders(pipeline, folder):
         sidecars = sorted(place.predictions.rglob("*.json")) if place.predictions.is_dir() else []
-        for path in (place.plan, place.scores_json, place.history, *sidecars):
+        joined = [place.folds_json, place.postprocessing, folder.choice] if pipeline.train.several else []
+        for path in (place.plan, place.scores_json, place.history, *sidecars, *joined):
             digest.update(path.read_bytes() if path.is_file() else b"absent")
     return digest.hexdigest()
 

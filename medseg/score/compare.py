@@ -23,7 +23,7 @@ def compare_systems(tables: Mapping[str, Path], column: str = "dice") -> list[di
         raise UserError(
             f"{column!r} cannot rank systems", "compare", "take a metric that has a better direction"
         )
-    values = {system: _by_class(path, column, metric.mean_value) for system, path in tables.items()}
+    values = {system: values_by_class(path, column, metric.mean_value) for system, path in tables.items()}
     out: list[dict[str, Any]] = []
     for (a, ours), (b, theirs) in combinations(values.items(), 2):
         shared = ours.keys() & theirs.keys()
@@ -50,7 +50,7 @@ def _sentence(row: Mapping[str, Any], better: str) -> str:
     return f"{winner} is better"
 
 
-def _by_class(path: Path, column: str, mean_value: Any) -> dict[tuple[str, str, str], float]:
+def values_by_class(path: Path, column: str, mean_value: Any) -> dict[tuple[str, str, str], float]:
     """(case, patient, class) -> what a mean takes of the value, unions left out."""
     import pandas as pd
 

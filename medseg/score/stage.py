@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from medseg.config import Pipeline, Plan
 from medseg.config_plan import load_plan
-from medseg.core.atomic import atomic_path, write_json
+from medseg.core.atomic import atomic_path, read_json, write_json
 from medseg.core.errors import UserError, did_you_mean
 from medseg.core.run import Result, RunFolder
 from medseg.core.segmentation import ClassInfo
@@ -25,8 +26,14 @@ READS = ("cases", "plan", "predictions")
 WRITES = ("scores_table", "scores_json")
 
 
+def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
+    """What stands beside the scores: those of a cross-validation."""
+    beside = pipeline.train.several and folder.folds_json.exists()
+    return folder.folds_json.read_text(encoding="utf-8") if beside else ""
+
+
 @dataclass
-class _Scored:
+class Scored:
     """What the cases of a run came to."""
 
     rows: list[Row] = field(default_factory=list)
@@ -50,8 +57,10 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
         reasons = facts["flags"] if "flags" in facts else review_reasons(facts, expected_of(plan))
         if reasons:
             scored.review[case] = list(reasons)
-    facts = _facts(pipeline, scored, predicted)
-    write_table(scored.rows, folder)
+    facts = facts_of(pipeline, scored, predicted)
+    if pipeline.train.several and folder.folds_json.exists():  # the test cases of a cross-validated run
+        facts["folds"] = read_json(folder.folds_json)["folds"]
+    write_table(scored.rows, folder.scores_table)
     write_json(folder.scores_json, facts)
     done = facts["cases"]["done"]
     reviews = {case: "; ".join(reasons) for case, reasons in scored.review.items()}
@@ -102,13 +111,13 @@ def _score_all(
     plan: Plan,
     cases: Mapping[str, Any],
     predicted: Mapping[str, Mapping[str, Any]],
-) -> _Scored:
+) -> Scored:
     """Rows of all predicted cases that have a reference, in the order of their names."""
     from medseg.data.cohort import open_case
     from medseg.jobs.executor import map_cases
 
     classes = tuple(ClassInfo.from_json(facts) for facts in plan.classes)
-    scored, found = _Scored(), {}
+    scored, found = Scored(), {}
     chosen = []
     for case in predicted:
         if case not in cases:
@@ -148,7 +157,9 @@ def _failed_before(folder: RunFolder) -> dict[str, str]:
     return dict(folder.steps_done().get("predict", {}).get("result", {}).get("failed", {}))
 
 
-def _facts(pipeline: Pipeline, scored: _Scored, predicted: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def facts_of(
+    pipeline: Pipeline, scored: Scored, predicted: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """What scores.json holds."""
     summary = summarise(scored.rows)
     return {
@@ -186,17 +197,17 @@ def _line(facts: Mapping[str, Any]) -> str:
     return f"{done} cases scored{against}{mean}{missed}, {facts['cases']['review']} to look at"
 
 
-def write_table(rows: Sequence[Row], folder: RunFolder) -> None:
-    """scores.parquet: one row a case and class."""
+def write_table(rows: Sequence[Row], path: Path, more: Sequence[str] = ()) -> None:
+    """scores.parquet: one row a case and class; `more` names whole-numbered columns that the rows have besides."""
     import pandas as pd
 
-    columns = [*FACTS, *metric_columns(rows)]
+    columns = [*FACTS, *more, *metric_columns(rows)]
     frame = pd.DataFrame.from_records(
         [{name: row.get(name) for name in columns} for row in rows], columns=columns
     )
-    for name in ("index", "tp", "fp", "fn"):
+    for name in ("index", "tp", "fp", "fn", *more):
         frame[name] = frame[name].astype("Int64")
-    for name in columns[len(FACTS) :]:
+    for name in columns[len(FACTS) + len(more) :]:
         frame[name] = frame[name].astype("float64")
-    with atomic_path(folder.scores_table) as part:
+    with atomic_path(path) as part:
         frame.to_parquet(part, index=False)

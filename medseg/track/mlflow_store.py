@@ -135,8 +135,10 @@ class Tracker:
     def _waiting(self) -> list[dict[str, Any]]:
         if not self.spool.exists():
             return []
-        lines = self.spool.read_text(encoding="utf-8").splitlines()[self._sent :]
-        return [json.loads(line) for line in lines]
+        lines = self.spool.read_text(encoding="utf-8").splitlines()
+        if len(lines) < self._sent:
+            self._sent = 0  # another job of the same run sent the rest and began a new file
+        return [json.loads(line) for line in lines[self._sent :]]
 
     def flush(self) -> None:
         """Sends what waits, in batches of the size MLflow takes; what was sent is not sent again."""

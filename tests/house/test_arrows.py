@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "medseg"
 FLOORS = [
     {"core"},
+    {"config_types"},
     {"config"},
     {"config_file"},
     {"config_plan"},
@@ -22,9 +23,12 @@ FLOORS = [
     {"predict"},
     {"train", "score", "check", "plan"},
     {"report", "view"},
-    {"remember"},
+    {"remember", "cross_validation"},
     {"pipeline"},
-    {"closing", "cli_tools", "cli_door"},
+    {"bench"},
+    {"closing", "cli_door"},
+    {"cli_tools", "cli_model", "cli_predict"},
+    {"cli_compare"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -42,8 +42,11 @@ def test_the_verbs_are_these() -> None:
         "show",
         "schema",
         "init",
+        "bench",
         "ui",
         "completion",
+        "compare",
+        "model",
     ]
     assert list(cli.commands) == expected
 
@@ -54,7 +57,10 @@ def test_every_verb_has_a_sentence_of_help() -> None:
 
 def test_every_verb_for_scripts_has_json() -> None:
     without = {name for name, verb in cli.commands.items() if "as_json" not in {p.name for p in verb.params}}
-    assert without == {"ui", "completion"}
+    assert without == {"ui", "completion", "model"}
+    parts = cli.commands["model"].commands
+    assert list(parts) == ["verify", "export", "import"]
+    assert all("as_json" in {p.name for p in part.params} for part in parts.values())
 
 
 def test_the_python_doors_open() -> None:
@@ -85,6 +91,9 @@ def test_nothing_unsafe_is_called_anywhere_in_the_package() -> None:
             ):
                 bad.append(f"{path.name}:{node.lineno} allow_pickle")
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                # The one importer of foreign weights, in a process of its own (model/foreign.py).
+                if path.name == "foreign_reader.py" and "weights_only=True" in ast.unparse(node):
+                    continue
                 bad.append(f"{path.name}:{node.lineno} torch.load")
     assert bad == []
 
