@@ -66,6 +66,7 @@ def predict(models: tuple[Path, ...], data: Path, out: Path, overrides: tuple[st
 
 
 def model_folder(path: Path) -> Path:
+    """The model folder at a path, or that of the run there; UserError where neither is."""
     from medseg.core.errors import UserError
 
     for candidate in (path, path / "model"):
@@ -85,6 +86,7 @@ def stop_gently() -> None:
 
 
 def say_result(result: Any, as_json: bool, extra: dict[str, Any]) -> None:
+    """Prints what a stage returned, for a person or as one JSON object; leaves with the exit code it stands for."""
     facts = {
         **extra,
         "line": result.line,

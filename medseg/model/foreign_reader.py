@@ -107,6 +107,7 @@ def tensors_of(loaded: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def main() -> int:
+    """Reads SOURCE under limits of MEGABYTES and SECONDS; writes WEIGHTS (safetensors) and FACTS (JSON)."""
     source, weights, facts, megabytes, seconds = sys.argv[1:6]
     import numpy
     import torch

@@ -6,7 +6,7 @@ scale, only where its mask of the layer before lies, which is what makes it conv
 the true masks and trained. Classes of a voxel are the queries' classes weighed by their masks.
 Differs from the paper: ResNet backbones only (the paper's best have Swin); logits are logarithms of the summed class
 scores, so that softmax gives their shares; voxels left out count in no mask, where the authors count them as outside.
-No more points than voxels are compared. Overlapping classes are refused. In volumes position codes have three axes
+No more points than voxels are compared; points beyond the border read its value, the authors' read zero. Overlapping classes are refused. In volumes position codes have three axes
 and the rays of the deformable attention are spread over the sphere.
 Oracle: deformable attention and position codes of the transformers library with equal weights; the published 44 M
 with ResNet-50 and 150 classes.
