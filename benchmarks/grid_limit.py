@@ -1,5 +1,7 @@
 """How well a perfect network could score on a grid: labels put on it and back, as Dice on the held-out cases.
 
+On the way back borders follow the image's edges where the run's plan says so (predict.guided_filter).
+
 python benchmarks/grid_limit.py RUN 4,4,4 3,3,5 ...
 """
 
@@ -19,6 +21,7 @@ from medseg.core.geometry import reorient_array
 from medseg.core.run import RunFolder
 from medseg.data.cohort import cases_of, load_cohort, open_case
 from medseg.ingest.prepare import prepare_image, prepare_target
+from medseg.predict.guided_filter import follow_edges
 
 
 def limits(run: RunFolder, plan: Plan, pipeline: Pipeline) -> list[float]:
@@ -32,10 +35,14 @@ def limits(run: RunFolder, plan: Plan, pipeline: Pipeline) -> list[float]:
         _, order, flips = image.geometry.reoriented()
         truth = reorient_array(label.labels, order, flips) > 0
         shares = np.stack([target == k for k in range(plan.out_channels)]).astype(np.float32)
-        back = (
-            interpolate(torch.from_numpy(shares)[None], size=truth.shape, mode="trilinear")[0].argmax(0) > 0
-        )
-        found.append(float(2 * (back.numpy() & truth).sum() / (back.sum() + truth.sum())))
+        wide = interpolate(torch.from_numpy(shares)[None], size=truth.shape, mode="trilinear")[0]
+        back = wide.argmax(0).numpy().astype(np.uint8)
+        if plan.guided_filter is not None:
+            channels = np.stack([reorient_array(channel, order, flips) for channel in image.array])
+            spacing = [image.geometry.spacing[axis] for axis in order]
+            follow_edges(back, None, channels, spacing, plan.guided_filter, plan.intensity)
+        mask = back > 0
+        found.append(float(2 * (mask & truth).sum() / (mask.sum() + truth.sum())))
     return found
 
 

@@ -42,8 +42,24 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
         parts.append(
             f"Scored against {what}: {', '.join(pipeline.score.metrics)}; surface Dice tolerance {pipeline.score.tolerance_mm:g} mm; intervals by bootstrap over patients."
         )
+    if prompted := _prompts(sheet):
+        parts.append(prompted)
     parts.append(f"Software: medseg {version}.")
     return " ".join(parts)
+
+
+def _prompts(sheet: Sheet) -> str:
+    """Where the prompts of an interactive method came from; "" without prompts."""
+    sources = {str(f["prompt"]["source"]) for f in sheet.predictions.values() if f.get("prompt")}
+    if not sources:
+        return ""
+    told = any(source.startswith("simulated from the label") for source in sources)
+    leak = (
+        " The prompts know part of the answer, so the scores say nothing of prompts that people give."
+        if told
+        else ""
+    )
+    return f"Prompts: {'; '.join(sorted(sources))}.{leak}"
 
 
 def _cross_validation(sheet: Sheet) -> str:
@@ -63,6 +79,16 @@ def _cross_validation(sheet: Sheet) -> str:
 
 
 def _preparation(plan: Plan) -> str:
+    filtered = plan.guided_filter
+    edges = (
+        f" Borders of the masks were moved to the image's edges by a guided filter (radius {filtered.radius_mm:g} mm)."
+        if filtered
+        else ""
+    )
+    return _grid_and_scaling(plan) + edges
+
+
+def _grid_and_scaling(plan: Plan) -> str:
     schemes = ", ".join(i.scheme for i in plan.intensity)
     if not plan.spacing_mm:
         return f"Images were used at their own pixel size and scaled ({schemes})."

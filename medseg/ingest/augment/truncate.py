@@ -12,11 +12,16 @@ from medseg.ingest.augment.frame import Frame
 
 @dataclass(frozen=True)
 class Truncate:
-    """low, high: voxels that are lost at both ends of every axis. outside: what their target becomes."""
+    """low, high: voxels that are lost at both ends of every axis. outside: what their target becomes.
+
+    padded: what is lost is 0, as windows have it that reach beyond a scan; else the smallest value, as scanners fill
+    what they did not reconstruct.
+    """
 
     low: tuple[int, ...]
     high: tuple[int, ...]
     outside: int = 0
+    padded: bool = False
 
     @classmethod
     def draw(
@@ -30,13 +35,15 @@ class Truncate:
         cut = rng.uniform(*share, (2, frame.ndim)) * (rng.random((2, frame.ndim)) < each)
         cut /= np.maximum(1.0, cut.sum(axis=0) / 0.8)
         low, high = (cut * np.array(frame.shape)).astype(int)
-        return cls(tuple(int(n) for n in low), tuple(int(n) for n in high), frame.outside)
+        padded = bool(rng.random() < 0.5)
+        return cls(tuple(int(n) for n in low), tuple(int(n) for n in high), frame.outside, padded)
 
     def __call__(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """image (C, *S) becomes its smallest value outside, target (..., *S) background or ignored."""
+        """image (C, *S) becomes 0 or its smallest value outside, target (..., *S) background or ignored."""
         ndim = image.ndim - 1
         inside = (..., *(slice(a, n - b) for a, b, n in zip(self.low, self.high, image.shape[1:])))
-        new_image = image.amin(tuple(range(1, ndim + 1)), keepdim=True).expand_as(image).clone()
+        beyond = image.amin(tuple(range(1, ndim + 1)), keepdim=True) * (not self.padded)
+        new_image = beyond.expand_as(image).clone()
         new_target = target.new_full(target.shape, self.outside)
         new_image[inside], new_target[inside] = image[inside], target[inside]
         return new_image, new_target
