@@ -19,6 +19,8 @@ from medseg.zoo.catalog import CATALOG
 
 DIFFERS = "Differs from the paper:"
 ORACLE = "Oracle:"
+PICTURES = "pictures"
+"""Folder beside the pages; `python -m medseg.zoo.picture docs/systems/pictures` draws what lies in it."""
 
 
 class Story(NamedTuple):
@@ -55,7 +57,9 @@ def _table(families: list[str]) -> str:
         "# Systems",
         "",
         "Printed from the catalog by `python -m medseg.zoo.docs docs/systems`. Parameters are those published or, "
-        "where the page of the family says so, counted from the published layers.",
+        "where the page of the family says so, counted from the published layers. The pages of the networks show their "
+        "stages: a row a stride, in each box the channels, below it the part of the code and how many layers it has there; "
+        "drawn from the code by `python -m medseg.zoo.picture docs/systems/pictures`.",
         "",
         "| name | title | dims | task | parameters | paper | sizes | family |",
         "|---|---|---|---|---|---|---|---|",
@@ -89,6 +93,8 @@ def _family(family: str, cards: list[Card]) -> str:
     for card in cards:
         story = story_of(card)
         lines += [f"## {card.title} (`{card.name}`)", "", story.citation, "", story.idea, ""]
+        if card.kind == "network":
+            lines += [f"![Stages of {card.title} by stride]({PICTURES}/{card.name}.svg)", ""]
         lines += [f"*Differs from the paper:* {story.differs}", "", f"*Compared with:* {story.oracle}", ""]
         if card.params is not None:
             lines += [f"*Parameters:* {card.params:,}; {card.params_source}.", ""]

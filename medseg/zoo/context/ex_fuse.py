@@ -8,7 +8,8 @@ adjacent prediction). Around it stand the large kernels and the score ladder of 
 Differs from the paper: early stages tell the classes in the patch beside the segmentation (weight 0.1 here), where
 the paper does so while the backbone is trained on tagged photographs. Not confirmed, as the authors' code is not
 public: the norm after each convolution of the embedding, the length 15 of the large kernels, the 32x4d form of the
-ResNeXt, and that only the last scores vote for neighbours. Volumes have 8 sub-voxels and 27 neighbours.
+ResNeXt, that only the last scores vote for neighbours, and the start of the score ladder as linear upsampling. Volumes
+have 8 sub-voxels and 27 neighbours.
 Oracle: none kept; embedding and votes by their equations; ResNeXt-101 by its published count.
 """
 
@@ -25,9 +26,11 @@ from torch import Tensor, nn
 from medseg.zoo.encoders.table import make_resnet
 from medseg.zoo.layers import nd
 from medseg.zoo.layers.conv import ConvNormAct, plain_conv
+from medseg.zoo.layers.initial import keep_variance
 from medseg.zoo.layers.large_kernel import BoundaryRefinement, GlobalConv
 from medseg.zoo.layers.presence import presence_loss
 from medseg.zoo.layers.shuffle import voxel_shuffle
+from medseg.zoo.layers.upsample import learned_linear_up
 from medseg.zoo.outputs import Outputs
 
 SEMANTIC_WEIGHT = 0.1
@@ -104,11 +107,10 @@ class ExFuse(nn.Module):
             nn.Sequential(GlobalConv(dims, c, k, kernel), BoundaryRefinement(dims, k))
             for c, k in zip(channels, outputs, strict=True)
         )
-        self.up = nn.ModuleList(
-            nd.CONV_TRANSPOSE[dims](classes, classes, 4, 2, padding=1) for _ in range(len(channels))
-        )
+        self.up = nn.ModuleList(learned_linear_up(dims, classes, 2) for _ in range(len(channels)))
         self.refine = nn.ModuleList(BoundaryRefinement(dims, classes) for _ in range(len(channels) + 1))
         self.vote = plain_conv(dims, classes, classes * neighbours**dims, 3)
+        keep_variance(self.vote)
         self.semantic = nn.ModuleList(SemanticSupervision(dims, c, classes) for c in channels[:-1])
 
     def forward(self, x: Tensor) -> Tensor | Outputs:

@@ -3,7 +3,8 @@
 To classify and to localise at once, a classifier should be connected densely to a large window: each stage's features
 pass a 15 x 15 convolution built from 15x1 with 1x15 and 1x15 with 15x1, summed, straight to class scores; boundary
 refinement adds a residual; scores are brought up stage by stage and added.
-Differs from the paper: none. In volumes the factors are k x 1 x 1, 1 x k x 1, 1 x 1 x k in either order.
+Differs from the paper: starting weights, of which it says nothing: transposed convolutions start as linear upsampling,
+large kernels with the gain of linear layers. In volumes the factors are k x 1 x 1, 1 x k x 1, 1 x 1 x k in either order.
 Oracle: none kept; the factors equal one large kernel where they are of rank one.
 """
 
@@ -14,9 +15,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medseg.zoo.encoders.table import make_resnet
-from medseg.zoo.layers import nd
 from medseg.zoo.layers.heads import BackboneNet
 from medseg.zoo.layers.large_kernel import BoundaryRefinement, GlobalConv
+from medseg.zoo.layers.upsample import learned_linear_up
 
 
 class ScoreLadder(nn.Module):
@@ -28,9 +29,7 @@ class ScoreLadder(nn.Module):
             nn.Sequential(GlobalConv(dims, c, classes, kernel), BoundaryRefinement(dims, classes))
             for c in channels
         )
-        self.up = nn.ModuleList(
-            nd.CONV_TRANSPOSE[dims](classes, classes, 4, 2, padding=1) for _ in range(len(channels) + 1)
-        )
+        self.up = nn.ModuleList(learned_linear_up(dims, classes, 2) for _ in range(len(channels) + 1))
         self.refine = nn.ModuleList(BoundaryRefinement(dims, classes) for _ in range(len(channels) + 1))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

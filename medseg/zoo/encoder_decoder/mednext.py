@@ -3,7 +3,8 @@
 A U-Net made of ConvNeXt blocks (depth-wise convolution with a large kernel, group norm a channel, expansion,
 compression), also for going down and up, so that it scales in depth, width and kernel like a transformer and keeps
 the inductive bias of convolutions.
-Differs from the paper: kernels are trained at once (the paper starts size 5 from a trained size 3).
+Differs from the paper: kernels are trained at once (the paper starts size 5 from a trained size 3). A training step of L
+on 96^3 voxels holds 15.3 GB (counted), that of size small 3.7 GB.
 Oracle: it is MONAI 1.6 MedNeXt, adapted: medseg names the sizes and carries its deep supervision over.
 """
 

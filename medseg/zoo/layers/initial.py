@@ -17,6 +17,15 @@ def kaiming(net: nn.Module, slope: float = 0.0) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def keep_variance(net: nn.Module) -> None:
+    """Normal weights of variance 1 / fan-in, biases 0: what layers without an activation pass on keeps its size."""
+    for module in net.modules():
+        if isinstance(module, CONVS):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 def linear_kernel(dims: int, factor: int) -> Tensor:
     """The kernel (2f, ...) that upsamples linearly by f as a transposed convolution. Long et al. 2015."""
     line = 1 - (torch.arange(2 * factor) + 0.5 - factor).abs() / factor

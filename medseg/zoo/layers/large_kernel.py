@@ -6,10 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from medseg.zoo.layers.conv import plain_conv
+from medseg.zoo.layers.initial import keep_variance
 
 
 class GlobalConv(nn.Module):
-    """(B, C, *s) -> (B, K, *s): the axes' k-long convolutions one after the other, plus the same in reverse order."""
+    """(B, C, *s) -> (B, K, *s): the axes' k-long convolutions one after the other, plus the same in reverse order.
+
+    No activation stands between them, so they start with the gain of linear layers: by torch's own start, three in a row
+    would pass a fifth of the signal.
+    """
 
     def __init__(self, dims: int, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -27,6 +32,7 @@ class GlobalConv(nn.Module):
             )
             for order in (range(dims), tuple(reversed(range(dims))))
         )
+        keep_variance(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ways[0](x) + self.ways[1](x)

@@ -5,8 +5,9 @@ stage to stage, joins the skip of each, and lets a convolutional block attention
 places of the joined features count before it climbs on.
 Differs from the paper: there is no one paper. The surveys name the combination without sizes, so this is a
 reconstruction: MiT-B2, decoder stages as wide as the skips, CBAM of reduction 16 after each stage's two convolutions,
-linear upsampling. Not confirmed: encoder size, decoder widths and where its authors place the module. Volumes use 3D
-layers and a 7x7x7 spatial gate.
+linear upsampling. Not confirmed: encoder size, decoder widths and where its authors place the module; the nearest paper
+found (doi:10.3390/machines13060466, of 2025) could be read in its abstract only. Volumes use 3D layers and a 7x7x7
+spatial gate.
 Oracle: none; the encoder has the counts of SegFormer's, CBAM is compared with its equations in CBAM-U-Net's tests.
 """
 
