@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medseg.bench import entries
 from medseg.bench.baselines import BASELINES
+from medseg.bench.children import Children, ending
 from medseg.bench.one import Entry, with_data_set
 from medseg.bench.recipe import Recipe
 from medseg.config import System
 from medseg.core.atomic import read_json, write_json
-from medseg.core.errors import Interrupted, UserError
+from medseg.core.errors import UserError
 from medseg.core.progress import say
 from medseg.jobs.executor import map_cases
 from medseg.jobs.lock import one_at_a_time
@@ -114,7 +112,7 @@ def run(wish: Wish) -> Done:
     ]
     say(f"bench    {len(jobs)} entries to measure, {kept} are current")
     memory = _Memory.open(wish) if wish.track else None
-    children = _Children()
+    children = Children()
     status = "KILLED"
     try:
         with children.ended_with_us():
@@ -179,14 +177,18 @@ def size_of(recipe: Recipe, system: str) -> str:
 
 def root_of(wish: Wish, data_set: str) -> Path:
     """The folder of a data set. Raises UserError when it is not there."""
-    named = wish.data or (Path(os.environ["MEDSEG_DATA"]) if os.environ.get("MEDSEG_DATA") else None)
+    return folder_of(wish.data, wish.recipe.data_set(data_set).folder or data_set, data_set)
+
+
+def folder_of(data: Path | None, folder: str, data_set: str) -> Path:
+    """The folder below `data`, else below MEDSEG_DATA. Raises UserError when it is not there."""
+    named = data or (Path(os.environ["MEDSEG_DATA"]) if os.environ.get("MEDSEG_DATA") else None)
     if named is None:
         raise UserError(
             "no data is named",
             "medseg bench",
             "give --data FOLDER or set MEDSEG_DATA: one folder a data set in it",
         )
-    folder = wish.recipe.data_set(data_set).folder or data_set
     if not (named / folder).is_dir():
         raise UserError(
             f"there is no folder {folder!r} for the data set {data_set}",
@@ -213,91 +215,23 @@ def prepare(wish: Wish, data_set: str, root: Path) -> Path:
 # --- one process an entry -----------------------------------------------------------------------------------------
 
 
-class _Children:
-    """The processes at work, which end with their coordinator."""
-
-    def __init__(self) -> None:
-        self.alive: set[subprocess.Popen] = set()
-        self.lock = threading.Lock()
-        self.stopped = False
-
-    def start(self, command: Sequence[str], **options: Any) -> subprocess.Popen:
-        with self.lock:
-            if self.stopped:
-                raise Interrupted("the benchmark was asked to stop")
-            child = subprocess.Popen(command, **options)
-            self.alive.add(child)
-        return child
-
-    def forget(self, child: subprocess.Popen) -> None:
-        with self.lock:
-            self.alive.discard(child)
-
-    def end(self) -> None:
-        with self.lock:
-            self.stopped = True
-            for child in self.alive:
-                child.kill()
-
-    @contextmanager
-    def ended_with_us(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C end the children first; nobody waits two minutes for a training to notice."""
-
-        def stop(number: int, _: object) -> None:
-            self.end()
-            say("bench    stopped; the same command goes on with what is missing")
-            raise Interrupted(signal.Signals(number).name)
-
-        main = threading.current_thread() is threading.main_thread()
-        before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)} if main else {}
-        try:
-            yield
-        finally:
-            self.end()
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def measure_apart(job: Entry, wish: Wish, children: _Children) -> dict[str, Any]:
+def measure_apart(job: Entry, wish: Wish, children: Children) -> dict[str, Any]:
     """Runs one entry in its own process and reads what it wrote; a process that dies is a failed entry."""
     folder = job.folder.path
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     given, result = folder / "job.json", folder / "result.json"
     write_json(given, job.as_json())
-    logs = wish.work / "logs" / job.data_set
-    logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "medseg.bench.one", str(given), str(result)]
-    with (logs / f"{job.system}.log").open("w", encoding="utf-8") as log:
-        child = children.start(command, stdout=log, stderr=subprocess.STDOUT, env=_environment(job))
-        try:
-            code = child.wait(60 * (3 * job.recipe.minutes + BESIDE_TRAINING_MINUTES))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-            return {"state": "failed", "error": "took more than three times its minutes and was ended"}
-        finally:
-            children.forget(child)
-    if children.stopped:
-        raise Interrupted("the benchmark was asked to stop")
+    log = wish.work / "logs" / job.data_set / f"{job.system}.log"
+    threads = wish.recipe.settings(job.data_set).get("compute", {}).get("cores", 1)
+    seconds = 60 * (3 * job.recipe.minutes + BESIDE_TRAINING_MINUTES)
+    code = children.finish(command, log, threads, seconds)
+    if code is None:
+        return {"state": "failed", "error": "took more than three times its minutes and was ended"}
     if not result.is_file():
-        return {"state": "failed", "error": f"its process ended with {_ending(code)}"}
+        return {"state": "failed", "error": f"its process ended with {ending(code)}"}
     return dict(read_json(result))
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    return f"{name}: memory may not have sufficed" if name == "SIGKILL" else name
-
-
-def _environment(job: Entry) -> dict[str, str]:
-    threads = str(job.recipe.settings(job.data_set).get("compute", {}).get("cores", 1))
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, threads), "PYTHONPATH": path}
 
 
 # --- MLflow -------------------------------------------------------------------------------------------------------

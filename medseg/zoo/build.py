@@ -116,7 +116,7 @@ def build(
     if card.kind == "classical":
         from medseg.zoo.classical.method import Classical
 
-        return Classical(card.name, factory, chosen)
+        return Classical(card.name, factory, chosen, card)
     try:
         return factory(dims=dims, in_channels=int(in_channels), classes=int(classes), **chosen)
     except (TypeError, ValueError) as err:

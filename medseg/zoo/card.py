@@ -15,7 +15,8 @@ class Card:
     dims: numbers of axes it works on. family: the surveys' family. paper: arXiv id or DOI. year: of publication.
     params: published parameter count (None: none published), `params_source` where the figure stands and
     `params_form` the dims, channels, classes and arguments at which it holds.
-    at: "module:object". needs: what a person must give beside image and label (prompt, hu, depth ...).
+    at: "module:object". needs: what a person must give beside image and label (prompt, hu, depth ...); takes: what a
+    person may give. search: argument -> values that `train.search` tries, for classical methods.
     aliases: other spellings. sizes: name of a size -> arguments ("tiny" for tests, "paper" as published ...).
     waived: contract -> reason. kind: whether it is a torch network or a classical method.
     """
@@ -32,10 +33,12 @@ class Card:
     params_source: str = ""
     params_form: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"paper": {}, "tiny": {}})
     waived: Mapping[str, str] = field(default_factory=dict)
     kind: Literal["network", "classical"] = "network"
+    search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The card as `medseg list --json` prints it."""

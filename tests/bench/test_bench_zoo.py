@@ -213,7 +213,7 @@ def test_a_process_that_dies_is_a_failed_entry(
     dying.chmod(dying.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setattr(sys, "executable", str(dying))
     job = one.Entry(recipe, "discs", "u-net", "tiny", data / "discs", tmp_path / "work" / "discs", "key")
-    found = run.measure_apart(job, wish(recipe, tmp_path, data), run._Children())
+    found = run.measure_apart(job, wish(recipe, tmp_path, data), run.Children())
     assert found["state"] == "failed"
     assert "SIGKILL" in found["error"]
 

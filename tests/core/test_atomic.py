@@ -54,3 +54,40 @@ def test_names_with_umlauts_and_chinese_work(tmp_path: Path) -> None:
     target = tmp_path / "Müller 肺" / "größe ü.json"
     write_json(target, {"a": 1})
     assert read_json(target) == {"a": 1}
+
+
+def test_what_a_killed_process_left_is_removed_and_what_others_write_stays(tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+    import time
+
+    from medseg.core.atomic import part_prefix, remove_leftovers
+
+    code = (
+        "import os, sys, pathlib\nfrom medseg.core.atomic import atomic_path\n"
+        f"target = pathlib.Path({str(tmp_path)!r}) / 'sub' / 'mask.nii.gz'\n"
+        "with atomic_path(target) as part:\n    part.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    left = list(tmp_path.rglob(".part-*"))
+    assert len(left) == 1
+    ours = tmp_path / f"{part_prefix()}abc.json"
+    elsewhere = tmp_path / ".part-00000000-1-abc.json"
+    old = tmp_path / ".part-xyz.json"
+    for path in (ours, elsewhere, old):
+        path.write_text("half")
+    os.utime(old, (time.time() - 72 * 3600,) * 2)
+    assert remove_leftovers(tmp_path) == 2
+    assert sorted(p.name for p in tmp_path.rglob(".part-*")) == sorted([ours.name, elsewhere.name])
+
+
+def test_a_number_that_another_process_has_now_does_not_keep_a_file(tmp_path: Path) -> None:
+    import os
+
+    from medseg.core.atomic import part_prefix, remove_leftovers
+
+    part = tmp_path / f"{part_prefix()}abc.json"
+    part.write_text("half")
+    os.utime(part, (1.0, 1.0))
+    assert remove_leftovers(tmp_path) == 1

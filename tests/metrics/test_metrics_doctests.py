@@ -7,11 +7,13 @@ import pytest
 
 MODULES = (
     "losses.supervision",
+    "metrics.boundaries",
     "metrics.cost",
     "metrics.matching",
     "metrics.objects",
     "metrics.overlap",
     "metrics.pair",
+    "metrics.regions",
     "metrics.statistics",
     "metrics.surface",
     "metrics.table",

@@ -16,6 +16,7 @@ ROWS = (
         at=f"{HOME}.otsu:Otsu",
         aliases=("otsu",),
         kind="classical",
+        search={"dark": (False, True)},
     ),
     Card(
         name="lung-threshold",
@@ -29,5 +30,6 @@ ROWS = (
         needs=("hu", "geometry"),
         aliases=("lungs-by-threshold",),
         kind="classical",
+        search={"threshold_hu": (-500.0, -400.0, -320.0), "closing_mm": (3.0, 5.0, 8.0)},
     ),
 )

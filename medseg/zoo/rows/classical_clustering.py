@@ -17,6 +17,7 @@ ROWS = (
         at=f"{HOME}.kmeans:KMeans",
         aliases=("k-means", "kmeans"),
         kind="classical",
+        search={"clusters": (2, 3, 4, 5), "place_weight": (0.0, 0.2, 0.5)},
     ),
     Card(
         name="cluster-spectral",
@@ -29,6 +30,7 @@ ROWS = (
         at=f"{HOME}.spectral:Spectral",
         aliases=("spectral-clustering",),
         kind="classical",
+        search={"clusters": (2, 3, 4), "scale": (0.3, 0.5, 1.0), "place_weight": (0.0, 0.5)},
     ),
     Card(
         name="cluster-meanshift",
@@ -41,6 +43,7 @@ ROWS = (
         at=f"{HOME}.meanshift:MeanShift",
         aliases=("mean-shift",),
         kind="classical",
+        search={"quantile": (0.1, 0.15, 0.2, 0.3), "place_weight": (0.0, 0.2)},
     ),
     Card(
         name="superpixel-slic",
@@ -53,6 +56,7 @@ ROWS = (
         at=f"{HOME}.slic:SLIC",
         aliases=("slic",),
         kind="classical",
+        search={"segments": (200, 500, 2000), "compactness": (0.1, 0.3, 1.0), "groups": (2, 3)},
     ),
     Card(
         name="superpixel-generic",
@@ -65,5 +69,6 @@ ROWS = (
         at=f"{HOME}.superpixels:Superpixels",
         aliases=("superpixels", "over-segmentation"),
         kind="classical",
+        search={"cut": ("watershed", "slic"), "segments": (200, 500, 2000), "groups": (2, 3)},
     ),
 )

@@ -18,6 +18,7 @@ ROWS = (
         needs=("prompt",),
         aliases=("active-contour",),
         kind="classical",
+        search={"alpha": (0.005, 0.015, 0.05), "beta": (1.0, 10.0), "edge_weight": (1.0, 3.0)},
     ),
     Card(
         name="level-set",
@@ -31,6 +32,7 @@ ROWS = (
         needs=("prompt",),
         aliases=("geodesic-active-contour",),
         kind="classical",
+        search={"propagation": (None, -1.0, 1.0), "curvature": (0.2, 0.5, 1.0), "sigma": (0.5, 1.0, 2.0)},
     ),
     Card(
         name="acwe",
@@ -41,8 +43,10 @@ ROWS = (
         paper="doi:10.1109/83.902291",
         year=2001,
         at=f"{HOME}.acwe:ChanVese",
+        takes=("prompt",),
         aliases=("chan-vese",),
         kind="classical",
+        search={"mu": (0.05, 0.25, 0.5), "lambda_out": (0.5, 1.0, 2.0)},
     ),
     Card(
         name="morph-acwe",
@@ -53,8 +57,10 @@ ROWS = (
         paper="doi:10.1109/TPAMI.2013.106",
         year=2014,
         at=f"{HOME}.morph_acwe:MorphologicalChanVese",
+        takes=("prompt",),
         aliases=("morphological-chan-vese",),
         kind="classical",
+        search={"smoothing": (0, 1, 3), "lambda_out": (0.5, 1.0, 2.0)},
     ),
     Card(
         name="acm-localized",
@@ -65,8 +71,10 @@ ROWS = (
         paper="doi:10.1109/TIP.2008.2004611",
         year=2008,
         at=f"{HOME}.localized:LocalizedChanVese",
+        takes=("prompt",),
         aliases=("localized-chan-vese",),
         kind="classical",
+        search={"window_mm": (7.0, 15.0, 30.0), "mu": (0.1, 0.2, 0.5)},
     ),
     Card(
         name="sparsity-based",
@@ -78,6 +86,7 @@ ROWS = (
         year=2019,
         at=f"{HOME}.sparsity:SparseForeground",
         kind="classical",
+        search={"bases": (4, 10, 20), "sparsity": (5.0, 10.0, 20.0), "threshold": (0.3, 0.5)},
     ),
     Card(
         name="saliency-geodesic-video",
@@ -90,5 +99,6 @@ ROWS = (
         at=f"{HOME}.saliency_video:SaliencyGeodesicVideo",
         needs=("frames",),
         kind="classical",
+        search={"smoothness": (1.0, 2.0, 4.0), "location_weight": (1.0, 2.0)},
     ),
 )

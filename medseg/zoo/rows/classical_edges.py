@@ -15,6 +15,7 @@ ROWS = (
         year=2018,
         at=f"{HOME}.fourier:FourierHighpass",
         kind="classical",
+        search={"cutoff": (0.05, 0.1, 0.15), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-gradient",
@@ -26,6 +27,7 @@ ROWS = (
         year=2018,
         at=f"{HOME}.gradient:Gradient",
         kind="classical",
+        search={"sigma_mm": (0.5, 1.0, 2.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-roberts",
@@ -37,6 +39,7 @@ ROWS = (
         year=1963,
         at=f"{HOME}.roberts:Roberts",
         kind="classical",
+        search={"sigma_mm": (0.5, 1.0, 2.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-sobel",
@@ -48,6 +51,7 @@ ROWS = (
         year=1968,
         at=f"{HOME}.sobel:Sobel",
         kind="classical",
+        search={"sigma_mm": (0.5, 1.0, 2.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-prewitt",
@@ -59,6 +63,7 @@ ROWS = (
         year=1970,
         at=f"{HOME}.prewitt:Prewitt",
         kind="classical",
+        search={"sigma_mm": (0.5, 1.0, 2.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-canny",
@@ -71,6 +76,7 @@ ROWS = (
         at=f"{HOME}.canny:Canny",
         aliases=("canny",),
         kind="classical",
+        search={"sigma_mm": (1.0, 1.5, 2.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-laplacian",
@@ -82,6 +88,7 @@ ROWS = (
         year=2018,
         at=f"{HOME}.laplacian:Laplacian",
         kind="classical",
+        search={"sigma_mm": (0.5, 1.0, 2.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-kirsch",
@@ -94,6 +101,7 @@ ROWS = (
         at=f"{HOME}.kirsch:Kirsch",
         aliases=("edge-kirsh",),
         kind="classical",
+        search={"sigma_mm": (0.5, 1.0, 2.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-log",
@@ -106,6 +114,7 @@ ROWS = (
         at=f"{HOME}.log:LaplacianOfGaussian",
         aliases=("marr-hildreth",),
         kind="classical",
+        search={"hat_mm": (1.0, 2.0, 4.0), "low": (0.3, 0.5, 1.0), "closing_mm": (None, 2.0, 4.0)},
     ),
     Card(
         name="edge-serial",
@@ -116,8 +125,10 @@ ROWS = (
         paper="doi:10.1145/359997.360004",
         year=1976,
         at=f"{HOME}.serial:SerialEdges",
+        takes=("prompt",),
         aliases=("live-wire",),
         kind="classical",
+        search={"sigma_mm": (0.5, 1.0, 2.0), "objects": (1, 3, 8), "accept": (0.2, 0.3, 0.5)},
     ),
     Card(
         name="edge-parallel",
@@ -129,5 +140,10 @@ ROWS = (
         year=1975,
         at=f"{HOME}.parallel:ParallelEdges",
         kind="classical",
+        search={
+            "operator": ("sobel", "prewitt", "kirsch", "gradient"),
+            "sigma_mm": (0.5, 1.0, 2.0),
+            "closing_mm": (None, 2.0, 4.0),
+        },
     ),
 )

@@ -15,8 +15,10 @@ ROWS = (
         paper="doi:10.1109/34.244673",
         year=1993,
         at=f"{HOME}.min_cut:MinCut",
+        takes=("prompt",),
         aliases=("minimum-cut",),
         kind="classical",
+        search={"terminals": (0.02, 0.05, 0.1, 0.2), "sharpness": (1.0, 4.0, 10.0)},
     ),
     Card(
         name="graph-normalized-cut",
@@ -29,6 +31,7 @@ ROWS = (
         at=f"{HOME}.normalized_cut:NormalizedCut",
         aliases=("normalized-cut", "normalised-cut", "ncut"),
         kind="classical",
+        search={"threshold": (0.001, 0.05, 0.2), "sigma": (0.1, 0.3, 0.6)},
     ),
     Card(
         name="graph-cuts",
@@ -42,6 +45,7 @@ ROWS = (
         needs=("prompt",),
         aliases=("boykov-jolly",),
         kind="classical",
+        search={"region_weight": (0.01, 0.03, 0.1, 0.3), "sharpness": (0.5, 1.0, 4.0)},
     ),
     Card(
         name="grabcut",
@@ -55,6 +59,7 @@ ROWS = (
         needs=("prompt",),
         aliases=("grab-cut",),
         kind="classical",
+        search={"components": (3, 5), "gamma": (10.0, 50.0, 100.0)},
     ),
     Card(
         name="random-walker",
@@ -67,6 +72,7 @@ ROWS = (
         at=f"{HOME}.random_walker:RandomWalker",
         needs=("prompt",),
         kind="classical",
+        search={"beta": (30.0, 130.0, 500.0, 2000.0)},
     ),
     Card(
         name="interactive-seeds",
@@ -80,5 +86,6 @@ ROWS = (
         needs=("prompt",),
         aliases=("geodesic-seeds",),
         kind="classical",
+        search={"way": ("geodesic", "cut", "walker"), "floor": (0.001, 0.01, 0.1)},
     ),
 )

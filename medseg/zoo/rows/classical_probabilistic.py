@@ -17,6 +17,7 @@ ROWS = (
         at=f"{HOME}.generative:HiddenMarkovField",
         aliases=("hmrf-em",),
         kind="classical",
+        search={"classes": (2, 3, 4, 5), "beta": (0.2, 0.5, 1.0)},
     ),
     Card(
         name="pgm-discriminative",
@@ -30,6 +31,7 @@ ROWS = (
         needs=("prompt",),
         aliases=("random-forest-crf",),
         kind="classical",
+        search={"weight": (0.0, 0.5, 1.0, 3.0)},
     ),
     Card(
         name="pgm-bayesian-network",
@@ -43,6 +45,7 @@ ROWS = (
         needs=("prompt",),
         aliases=("tan",),
         kind="classical",
+        search={"weight": (0.0, 0.5, 1.0, 3.0)},
     ),
     Card(
         name="mrf-potts",
@@ -53,8 +56,10 @@ ROWS = (
         paper="doi:10.1109/34.969114",
         year=2001,
         at=f"{HOME}.mrf_potts:PottsField",
+        takes=("prompt",),
         aliases=("mrf",),
         kind="classical",
+        search={"classes": (2, 3), "beta": (0.5, 1.0, 2.0), "solver": ("expansion", "icm")},
     ),
     Card(
         name="crf-grid",
@@ -65,8 +70,10 @@ ROWS = (
         paper="url:https://repository.upenn.edu/cis_papers/159",
         year=2001,
         at=f"{HOME}.crf_grid:GridCRF",
+        takes=("prompt",),
         aliases=("crf",),
         kind="classical",
+        search={"weight": (1.0, 3.0, 10.0), "sharpness": (0.5, 1.0, 2.0)},
     ),
     Card(
         name="crf-dense",
@@ -77,7 +84,12 @@ ROWS = (
         paper="arXiv:1210.5644",
         year=2011,
         at=f"{HOME}.crf_dense:DenseField",
+        takes=("prompt",),
         aliases=("dense-crf",),
         kind="classical",
+        search={
+            "weights": ((4.0, 3.0), (10.0, 3.0)),
+            "theta": ((60.0, 13.0, 3.0), (20.0, 13.0, 3.0), (60.0, 5.0, 1.0)),
+        },
     ),
 )

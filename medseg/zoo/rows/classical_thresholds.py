@@ -16,6 +16,10 @@ ROWS = (
         at=f"{HOME}.fixed:FixedThreshold",
         aliases=("window-threshold",),
         kind="classical",
+        search={
+            "low": (None, -950.0, -500.0, -190.0, 40.0, 130.0, 200.0, 300.0),
+            "high": (None, -900.0, -200.0, -30.0, 80.0, 300.0),
+        },
     ),
     Card(
         name="threshold-bimodal",
@@ -28,6 +32,7 @@ ROWS = (
         at=f"{HOME}.bimodal:BimodalThreshold",
         aliases=("mode-method",),
         kind="classical",
+        search={"rule": ("valley", "middle"), "bins": (64, 256), "dark": (False, True)},
     ),
     Card(
         name="threshold-iterative",
@@ -40,6 +45,7 @@ ROWS = (
         at=f"{HOME}.iterative:IterativeThreshold",
         aliases=("isodata",),
         kind="classical",
+        search={"dark": (False, True)},
     ),
     Card(
         name="threshold-adaptive",
@@ -52,6 +58,11 @@ ROWS = (
         at=f"{HOME}.adaptive:AdaptiveThreshold",
         aliases=("sauvola", "niblack"),
         kind="classical",
+        search={
+            "rule": ("mean", "gaussian", "niblack", "sauvola"),
+            "window_mm": (15.0, 35.0, 51.0, 101.0),
+            "dark": (False, True),
+        },
     ),
     Card(
         name="threshold-multi-otsu",
@@ -64,6 +75,7 @@ ROWS = (
         at=f"{HOME}.multi_otsu:MultiOtsu",
         aliases=("multi-otsu",),
         kind="classical",
+        search={"levels": (2, 3, 4)},
     ),
     Card(
         name="threshold-submean",
@@ -75,6 +87,7 @@ ROWS = (
         year=1972,
         at=f"{HOME}.submean:SubmeanThreshold",
         kind="classical",
+        search={"blocks": (2, 4, 8, 16), "interpolate": (True, False), "dark": (False, True)},
     ),
     Card(
         name="threshold-optimal",
@@ -87,6 +100,7 @@ ROWS = (
         at=f"{HOME}.optimal:OptimalThreshold",
         aliases=("kittler-illingworth", "threshold-minimum-error"),
         kind="classical",
+        search={"criterion": ("tuned", "minimum-error")},
     ),
     Card(
         name="threshold-max-entropy",
@@ -99,6 +113,7 @@ ROWS = (
         at=f"{HOME}.max_entropy:MaxEntropyThreshold",
         aliases=("kapur",),
         kind="classical",
+        search={"entropy": ("shannon", "renyi"), "dark": (False, True)},
     ),
     Card(
         name="threshold-fuzzy",
@@ -111,6 +126,7 @@ ROWS = (
         at=f"{HOME}.fuzzy:FuzzyThreshold",
         aliases=("huang",),
         kind="classical",
+        search={"dark": (False, True)},
     ),
     Card(
         name="histogram-bundling",
@@ -122,6 +138,7 @@ ROWS = (
         year=2021,
         at=f"{HOME}.bundling:HistogramBundling",
         kind="classical",
+        search={"smoothing": (2.0, 3.0, 4.0, 8.0), "prominence": (0.005, 0.01, 0.05)},
     ),
     Card(
         name="threshold-li",
@@ -133,6 +150,7 @@ ROWS = (
         year=1998,
         at=f"{HOME}.li:LiThreshold",
         kind="classical",
+        search={"dark": (False, True)},
     ),
     Card(
         name="threshold-triangle",
@@ -144,6 +162,7 @@ ROWS = (
         year=1977,
         at=f"{HOME}.triangle:TriangleThreshold",
         kind="classical",
+        search={"dark": (False, True)},
     ),
     Card(
         name="threshold-yen",
@@ -155,6 +174,7 @@ ROWS = (
         year=1995,
         at=f"{HOME}.yen:YenThreshold",
         kind="classical",
+        search={"dark": (False, True)},
     ),
     Card(
         name="threshold-moments",
@@ -166,6 +186,7 @@ ROWS = (
         year=1985,
         at=f"{HOME}.moments:MomentsThreshold",
         kind="classical",
+        search={"dark": (False, True)},
     ),
     Card(
         name="threshold-shanbhag",
@@ -177,5 +198,6 @@ ROWS = (
         year=1994,
         at=f"{HOME}.shanbhag:ShanbhagThreshold",
         kind="classical",
+        search={"dark": (False, True)},
     ),
 )

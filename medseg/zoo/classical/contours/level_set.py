@@ -22,6 +22,8 @@ from medseg.zoo.classical.otsu import intensity
 from medseg.zoo.classical.seeds import start_of
 
 NAME = "level-set"
+MARGIN = 12
+"""Voxels around the start of a contour that shrinks, into which smoothing and advection may move it."""
 
 
 class LevelSet:
@@ -57,17 +59,32 @@ class LevelSet:
             return start.astype(np.uint8)
         boxed = prompt is not None and len(prompt.boxes) > 0
         steps = np.asarray(spacing_mm) / float(np.prod(spacing_mm)) ** (1 / start.ndim)
-        speed = as_itk(edge_stop(intensity(image), steps, sigma, edge_scale), steps)
+        outward = (-1.0 if boxed else 1.0) if propagation is None else propagation
+        speed = edge_stop(intensity(image), steps, sigma, edge_scale)
+        # A contour that shrinks stays where it began, so that the rest of the image need not be looked at.
+        place = around(start, MARGIN) if outward < 0 else (slice(None),) * start.ndim
+        part = start[place]
         march = sitk.GeodesicActiveContourLevelSetImageFilter()
-        march.SetPropagationScaling((-1.0 if boxed else 1.0) if propagation is None else propagation)
+        march.SetPropagationScaling(outward)
         march.SetCurvatureScaling(curvature)
         march.SetAdvectionScaling(advection)
         march.SetMaximumRMSError(0.01)
         march.SetNumberOfIterations(iterations)
         march.SetNumberOfThreads(1)
-        inside = distance_mm(start, steps) - distance_mm(~start, steps)
-        level = march.Execute(as_itk(-inside, steps), speed)
-        return (sitk.GetArrayFromImage(level) < 0).astype(np.uint8)
+        inside = distance_mm(part, steps) - distance_mm(~part, steps)
+        level = march.Execute(as_itk(-inside, steps), as_itk(speed[place], steps))
+        labels = np.zeros(start.shape, dtype=np.uint8)
+        labels[place] = sitk.GetArrayFromImage(level) < 0
+        return labels
+
+
+def around(region: npt.NDArray[np.bool_], margin: int) -> tuple[slice, ...]:
+    """The box around a region, `margin` voxels wider on every side where the image is."""
+    found = []
+    for axis, size in enumerate(region.shape):
+        line = np.flatnonzero(region.any(axis=tuple(a for a in range(region.ndim) if a != axis)))
+        found.append(slice(max(0, int(line[0]) - margin), min(size, int(line[-1]) + 1 + margin)))
+    return tuple(found)
 
 
 def edge_stop(

@@ -5,7 +5,7 @@ The contour of Chan and Vese without a differential equation: a binary level set
 segments (planes in 3D). Nothing can become unstable, and no distance function has to be kept up.
 Differs from the paper: starts from Otsu's threshold or the region of a prompt; grey values run from 0 to 1; it ends early when
 five steps change nothing. Voxels count as cubes: the operators know no spacing.
-Oracle: scikit-image `morphological_chan_vese`, whose call it wraps.
+Oracle: scikit-image `morphological_chan_vese`, whose result it gives, faster: planes are two lines, and only the outline moves.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from medseg.core.prompt import Prompt
 from medseg.zoo.classical.contours.acwe import start_region
+from medseg.zoo.classical.contours.curvature_flow import Mask, smoothed
 from medseg.zoo.classical.features import unit_range
 
 NAME = "morph-acwe"
@@ -42,15 +43,40 @@ class MorphologicalChanVese:
         iterations: int = 35,
     ) -> npt.NDArray[np.uint8]:
         """image (C, *S) -> labels (*S). smoothing: runs of the curvature operator a step. iterations: at most."""
-        from skimage.segmentation import morphological_chan_vese
-
         grey = unit_range(image)
-        region = start_region(grey, prompt, spacing_mm, NAME).astype(np.int8)
-        left = iterations if region.any() else 0
-        while left > 0:
-            moved = morphological_chan_vese(
-                grey, min(5, left), region, smoothing=smoothing, lambda1=lambda_in, lambda2=lambda_out
-            )
-            left = 0 if np.array_equal(moved, region) else left - 5
-            region = moved
+        region = start_region(grey, prompt, spacing_mm, NAME)
+        before = region
+        for n in range(iterations if region.any() else 0):
+            region = smoothed(stepped(grey, region, lambda_in, lambda_out), smoothing, n * smoothing)
+            if n % 5 == 4:
+                if np.array_equal(region, before):
+                    break
+                before = region
         return region.astype(np.uint8)
+
+
+def stepped(grey: npt.NDArray[np.float64], region: Mask, lambda_in: float, lambda_out: float) -> Mask:
+    """The region after one step: what lies on the outline goes to the side whose mean it is nearer to."""
+    inside = int(np.count_nonzero(region))
+    bright = float(np.vdot(grey, region.astype(np.float64)))
+    mean_in = bright / (inside + 1e-8)
+    mean_out = (float(grey.sum()) - bright) / (region.size - inside + 1e-8)
+    # l1 (I - c1)^2 - l2 (I - c2)^2 only counts on the outline, a thin part of the image.
+    places = np.nonzero(outline(region))
+    values = grey[places]
+    pull = lambda_in * np.square(values - mean_in) - lambda_out * np.square(values - mean_out)
+    moved = region.copy()
+    moved[places] = np.where(pull < 0, True, np.where(pull > 0, False, region[places]))
+    return moved
+
+
+def outline(region: Mask) -> Mask:
+    """Where the gradient of the region, by central differences and one-sided ones at the border, is not zero."""
+    found = np.zeros_like(region)
+    for axis in range(region.ndim):
+        there, line = np.moveaxis(found, axis, 0), np.moveaxis(region, axis, 0)
+        if len(line) > 1:
+            there[1:-1] |= line[2:] != line[:-2]
+            there[0] |= line[1] != line[0]
+            there[-1] |= line[-1] != line[-2]
+    return found

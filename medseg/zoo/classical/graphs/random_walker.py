@@ -4,7 +4,7 @@ From every voxel a walker sets out who prefers to step where grey values stay al
 he most probably meets first. These probabilities need no walks: they solve a Dirichlet problem L_U x = -B^T m with the
 graph's Laplacian, weights exp(-beta |I_p - I_q|^2), and are smooth even where edges have gaps.
 Differs from the paper: none in the mathematics; the system is solved by conjugate gradients to `tolerance`, on spacing in mm.
-Oracle: scikit-image `random_walker`, whose call it wraps, and the dense solution of the system on a small grid.
+Oracle: scikit-image `random_walker`, which solves the same system slower, and the dense solution on a small grid.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from medseg.core.prompt import Prompt
 from medseg.zoo.classical.features import channels, checked_count, standardised
+from medseg.zoo.classical.graphs.dirichlet import SINGLE, probabilities, walker_weights
 from medseg.zoo.classical.seeds import BACKGROUND, seeds_of
 
 NAME = "random-walker"
@@ -57,26 +58,14 @@ def walked(
     tolerance: float,
 ) -> npt.NDArray[np.uint8]:
     """Labels (*S) from seeds (0 none, 255 background) on values (C, *S)."""
-    import warnings
-
-    from skimage.segmentation import random_walker
-    from threadpoolctl import threadpool_limits
-
     classes = sorted({int(v) for v in np.unique(seeds)} - {0})
     marks = np.zeros(seeds.shape, dtype=np.int32)
     for number, value in enumerate(classes, start=1):
         marks[seeds == value] = number
     unit = float(np.prod(spacing_mm)) ** (1 / len(spacing_mm))
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on its choice of solver
-        found = random_walker(
-            np.moveaxis(values, 0, -1).astype(np.float64),
-            marks,
-            beta=beta,
-            mode="cg_j",
-            tol=tolerance,
-            spacing=[s / unit for s in spacing_mm],
-            channel_axis=-1,
-        )
-    names = np.array([0, *(0 if c == BACKGROUND else c for c in classes)], dtype=np.uint8)
-    return names[np.maximum(found, 0)]
+    exact = np.float32 if tolerance >= SINGLE else np.float64
+    weights = walker_weights(values.astype(exact), [s / unit for s in spacing_mm], beta)
+    found = probabilities(weights, marks, tolerance).argmax(axis=0)
+    found[marks > 0] = marks[marks > 0] - 1
+    names = np.array([0 if c == BACKGROUND else c for c in classes], dtype=np.uint8)
+    return names[found]

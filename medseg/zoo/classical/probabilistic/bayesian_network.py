@@ -4,14 +4,13 @@ The joint probability is a product over a directed graph: the class is parent of
 most one other feature as parent, p(c) p(x_root | c) prod p(x_i | x_parent(i), c). The tree of features that fits best is the
 maximum spanning tree of their mutual information given the class, so that structure and tables are found exactly.
 Differs from the paper: features of a voxel are cut into bins of equal counts instead of by entropy; tables are smoothed by
-`prior` counts a cell; a contrast-sensitive field over the labels follows (weight 0 leaves it out). A fitted network is not
-written to a model folder.
+`prior` counts a cell; a contrast-sensitive field over the labels follows (weight 0 leaves it out).
 Oracle: the exhaustive best tree of four features, and naive Bayes on features that are independent given the class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,8 +51,29 @@ class TreeNetwork(VoxelClassifier):
 
         objects: classes of seeds beside the background. weight: of the links between neighbours. bins: a feature.
         """
-        self.bins = max(2, bins)
+        self.configure(bins=bins)
         return self.labelled(image, spacing_mm, prompt, objects, weight)
+
+    def configure(self, bins: int = 8, **arguments: Any) -> None:
+        self.bins = max(2, bins)
+
+    def arrays_of(self, model: Network) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "edges": np.concatenate(model.edges),
+            "edge_counts": np.array([len(e) for e in model.edges], dtype=np.int64),
+            "parents": np.array(model.parents, dtype=np.int64),
+            "tables": np.stack(model.tables),
+            "prior": model.prior,
+            "classes": np.asarray(model.classes, dtype=np.int64),
+        }
+
+    def model_of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Network:
+        counts = np.asarray(arrays["edge_counts"])
+        edges = np.split(np.asarray(arrays["edges"]), np.cumsum(counts)[:-1])
+        parents, tables = [int(p) for p in arrays["parents"]], list(np.asarray(arrays["tables"]))
+        if not len(edges) == len(parents) == len(tables) or max(parents) >= len(parents):
+            raise ValueError("the tables of the network do not belong together")
+        return Network(edges, parents, tables, np.asarray(arrays["prior"]), np.asarray(arrays["classes"]))
 
     def learn(self, table: Table, labels: npt.NDArray[np.int64]) -> Network:
         """Structure and tables from rows (N, F) and labels (N,)."""

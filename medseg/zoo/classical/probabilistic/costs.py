@@ -45,15 +45,31 @@ def gaussian_costs(values: npt.NDArray[np.float32], weights: npt.NDArray[Any]) -
     A class without weight gets the whole image's mean and covariance; variances are at least 1e-4.
     """
     table = values.reshape(len(values), -1).astype(np.float64)
-    costs = []
-    for part in weights.reshape(len(weights), -1):
-        share = part.astype(np.float64)
-        share = share if share.sum() > 1 else np.ones(share.size)
-        mean = (table * share).sum(axis=1) / share.sum()
+    found = [moments(table, part) for part in weights.reshape(len(weights), -1)]
+    means, covariances = np.stack([m for m, _ in found]), np.stack([c for _, c in found])
+    return costs_under(values, means, covariances)
+
+
+def moments(table: Array, part: npt.NDArray[Any]) -> tuple[Array, Array]:
+    """(mean (C,), covariance (C, C)) of columns of a table (C, N) under weights (N,); of all where they weigh nothing."""
+    share = part.astype(np.float64)
+    total = float(share.sum())
+    if total <= 1:
+        share, total = np.ones(share.size), float(share.size)
+    mean = table @ share / total
+    centred = table - mean[:, None]
+    return mean, (centred * share) @ centred.T / total + 1e-4 * np.eye(len(table))
+
+
+def costs_under(values: npt.NDArray[np.float32], means: Array, covariances: Array) -> Array:
+    """-ln N(I; mean, covariance) (K, *S) on values (C, *S) of Gaussians with means (K, C), covariances (K, C, C)."""
+    table = values.reshape(len(values), -1).astype(np.float64)
+    costs = np.empty((len(means), table.shape[1]))
+    for cost, mean, covariance in zip(costs, means, covariances, strict=True):
         centred = table - mean[:, None]
-        covariance = (centred * share) @ centred.T / share.sum() + 1e-4 * np.eye(len(table))
-        inverse = np.linalg.inv(covariance)
-        square = np.einsum("cn,cd,dn->n", centred, inverse, centred, optimize=True)
-        log_det = np.linalg.slogdet(2 * np.pi * covariance)[1]
-        costs.append(0.5 * (square + log_det))
-    return np.stack(costs).reshape(weights.shape)
+        # With C = L L^T the squared distance is that of L^-1 (I - mean).
+        scaled = np.linalg.inv(np.linalg.cholesky(covariance)) @ centred
+        np.einsum("cn,cn->n", scaled, scaled, out=cost)
+        cost += np.linalg.slogdet(2 * np.pi * covariance)[1]
+        cost *= 0.5
+    return costs.reshape(len(means), *values.shape[1:])

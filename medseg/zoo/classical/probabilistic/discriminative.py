@@ -5,19 +5,20 @@ gives each label's probability, and a field over neighbouring labels makes them 
 is assumed, so that they may overlap as they like.
 Differs from the paper: the local classifier is a random forest instead of a neural network, the label features are a
 contrast-sensitive Potts term instead of learned ones, and alpha-expansion replaces sampling. Learns from seeds of the image
-itself, or from labelled cases in memory; a fitted forest is not written to a model folder.
+itself, or from labelled cases.
 Oracle: scikit-learn `RandomForestClassifier` voxel by voxel where the field's weight is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.core.prompt import Prompt
+from medseg.zoo.classical.probabilistic.forest import Forest, restored
 from medseg.zoo.classical.probabilistic.voxel_classifier import Table, VoxelClassifier
 
 
@@ -40,8 +41,11 @@ class ForestField(VoxelClassifier):
 
         objects: classes of seeds beside the background. weight: of the links between neighbours. trees: of the forest.
         """
-        self.trees = max(1, trees)
+        self.configure(trees=trees)
         return self.labelled(image, spacing_mm, prompt, objects, weight)
+
+    def configure(self, trees: int = 100, **arguments: Any) -> None:
+        self.trees = max(1, trees)
 
     def learn(self, table: Table, labels: npt.NDArray[np.int64]) -> Any:
         """A forest on rows (N, F) and labels (N,)."""
@@ -57,3 +61,9 @@ class ForestField(VoxelClassifier):
         found = np.zeros((len(table), classes))
         found[:, model.classes_] = model.predict_proba(table)
         return found
+
+    def arrays_of(self, model: Any) -> dict[str, npt.NDArray[Any]]:
+        return (model if isinstance(model, Forest) else Forest.of(model)).state()
+
+    def model_of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Forest:
+        return restored(arrays)

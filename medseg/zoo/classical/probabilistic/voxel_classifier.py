@@ -11,6 +11,7 @@ import numpy.typing as npt
 from medseg.core.case import Case
 from medseg.core.errors import UserError
 from medseg.core.prompt import Prompt
+from medseg.core.segmentation import Segmentation
 from medseg.zoo.classical.features import channels, checked_count, standardised
 from medseg.zoo.classical.graphs.grid import contrast_links, scaled
 from medseg.zoo.classical.probabilistic.solvers import expansion
@@ -47,10 +48,31 @@ def balanced_rows(truth: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     )
 
 
+def ordered_labels(truth: Segmentation) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+    """(labels (N,), names): 0 background, 1 the first class, 2 the second ...; -1 for what is no class (ignored)."""
+    classes = [info for info in truth.classes if info.index]
+    found = np.asarray(truth.labels).ravel().astype(np.int64)
+    order = np.where(found == 0, 0, -1)
+    for number, info in enumerate(classes, 1):
+        order[found == info.index] = number
+    return order, {number: info.name for number, info in enumerate(classes, 1)}
+
+
+def refuse_shapes(label: tuple[int, ...], image: tuple[int, ...], case: str, name: str) -> None:
+    """Raises UserError where a label does not lie on its image."""
+    if label != image:
+        raise UserError(
+            f"case {case} has a label of {label} on an image of {image}",
+            f"system {name}",
+            "bring the label to the image's grid first",
+        )
+
+
 class VoxelClassifier:
     """A model p(label | features of a voxel), learned from seeds or from labelled cases, then a field over the labels.
 
-    A subclass has NAME, `learn(table, labels)` -> model, and `probabilities(model, table, classes)` -> (N, K).
+    A subclass has NAME, `learn(table, labels)` -> model, `probabilities(model, table, classes)` -> (N, K), and the way of
+    its model to arrays and back, `arrays_of(model)` and `model_of(arrays)`.
     """
 
     NAME: ClassVar[str]
@@ -65,6 +87,9 @@ class VoxelClassifier:
             return self.names
         return {1: "foreground"} if objects == 1 else {n: f"object {n}" for n in range(1, objects + 1)}
 
+    def needs_prompt(self, **parameters: Any) -> bool:
+        return self.model is None
+
     def learn(self, table: Table, labels: npt.NDArray[np.int64]) -> Any:
         """A model of rows (N, F) and their labels (N,), 0 background."""
         raise TypeError(f"{type(self).__name__} does not say how it learns")
@@ -73,23 +98,40 @@ class VoxelClassifier:
         """p(label | row), (N, K)."""
         raise TypeError(f"{type(self).__name__} does not say what it predicts")
 
-    def fit(self, cases: Iterable[Case]) -> None:
-        """Learns from labelled cases; kept in memory, used where no prompt is given."""
+    def arrays_of(self, model: Any) -> dict[str, npt.NDArray[Any]]:
+        """What `learn` returned, as arrays."""
+        raise TypeError(f"{type(self).__name__} does not say what it learned")
+
+    def model_of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+        """The model of `arrays_of`."""
+        raise TypeError(f"{type(self).__name__} does not say what it learned")
+
+    def configure(self, **arguments: Any) -> None:
+        """Arguments of `segment` that count while learning."""
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What was fitted, as arrays; empty where nothing was."""
+        return {} if self.model is None else self.arrays_of(self.model)
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]], names: Mapping[int, str]) -> None:
+        """Takes over what `state` gave. names: what the labels mean."""
+        self.model, self.names = self.model_of(arrays), dict(names)
+
+    def fit(self, cases: Iterable[Case], **arguments: Any) -> None:
+        """Learns from labelled cases; used where no prompt is given. Label values are the classes in order, from 1."""
+        self.configure(**arguments)
         tables, labels, names = [], [], {}
         for case in cases:
             if case.label_reader is None:
                 continue
             values, truth = case.image().array, case.label()
-            if truth.labels.shape != values.shape[1:]:
-                raise UserError(
-                    f"case {case.id} has a label of {truth.labels.shape} on an image of {values.shape[1:]}",
-                    f"system {self.NAME}",
-                    "bring the label to the image's grid first",
-                )
-            rows = balanced_rows(np.asarray(truth.labels).ravel().astype(np.int64))
+            refuse_shapes(truth.labels.shape, values.shape[1:], case.id, self.NAME)
+            order, known = ordered_labels(truth)
+            rows = balanced_rows(order)
+            rows = rows[order[rows] >= 0]
             tables.append(voxel_features(standardised(channels(values)))[rows])
-            labels.append(np.asarray(truth.labels).ravel()[rows].astype(np.int64))
-            names.update({c.index: c.name for c in truth.classes if c.index})
+            labels.append(order[rows])
+            names.update(known)
         if not tables or len(np.unique(np.concatenate(labels))) < 2:
             raise UserError(
                 "there is no labelled case with two classes to learn from",

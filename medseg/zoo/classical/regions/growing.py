@@ -61,6 +61,9 @@ class RegionGrowing:
     def classes_of(self, levels: int = 2, **parameters: Any) -> Mapping[int, str]:
         return level_names(levels)
 
+    def needs_prompt(self, rule: str = "difference", **parameters: Any) -> bool:
+        return rule != "automatic"
+
     def segment(
         self,
         image: npt.NDArray[Any],

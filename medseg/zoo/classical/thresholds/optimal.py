@@ -56,7 +56,7 @@ class OptimalThreshold:
             return (~above if dark else above).astype(np.uint8)
         return side(grey, 0.0 if is_flat(grey) else minimum_error_threshold(grey, bins), dark)
 
-    def fit(self, cases: Iterable[Any]) -> dict[str, Any]:
+    def fit(self, cases: Iterable[Any], **arguments: Any) -> dict[str, Any]:
         """The threshold and side of the best mean Dice over labelled cases; nothing without cases.
 
         cases: `medseg.core.case.Case`; each is read twice and only one is held at a time. All classes count

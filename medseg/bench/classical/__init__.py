@@ -1,0 +1,1 @@
+"""Quality and speed of every classical method: `medseg bench classical`."""
