@@ -1,13 +1,18 @@
 """Whole prediction of one large CT: CPU and wall seconds part by part, and peak memory beside the announced one.
 
     python benchmarks/predict_ct.py [--classes 25] [--slices 400] [--engine torch] [--precision auto] [--threads 1]
-    python benchmarks/predict_ct.py --peer PYTHON [--peer-resampling default|torch]     nnU-Net first, then medseg
+    python benchmarks/predict_ct.py --peer PYTHON [--peer-resampling default torch] [--runs torch:auto torch:fp32]
 
-A synthetic 512 x 512 x 400 CT of int16 at 0.8 x 0.8 x 1.0 mm; network grid 1.5 mm, windows of 128, a plain U-Net of
-16..128 features with random weights, overlap one half, no mirroring, no files. `--network cheap` takes two small
-convolutions instead, so that everything around the network can be measured in a minute. Prints one JSON line.
+A synthetic 512 x 512 x 400 CT of int16 at 0.8 x 0.8 x 1.0 mm (smaller with --slices and --side); network grid 1.5 mm,
+windows of 128, a plain U-Net of 16..128 features with random weights, overlap one half, no mirroring, no files.
+`--network cheap` takes two small convolutions instead, so that everything around the network can be measured in a
+minute. Prints one JSON line.
+
 `--peer` names a Python that has nnunetv2 (2.8): its whole prediction of the same CT runs first, in a process of its own
-(`predict_ct_nnunet.py`), medseg then takes its weights, and the line holds both, the ratios, and the share of equal labels.
+(`predict_ct_nnunet.py`), once for each of its ways to resample logits; medseg then takes its weights and runs once for
+each ENGINE:PRECISION of --runs. Half precision moves the labels of random weights, which lie close together, by more
+than a prediction allows, so it is only timed with `--gate 0`. Each is a JSON line; a table with the ratios ends the output. `--keep FOLDER` holds the
+peer's half, which is not run again when it lies there already.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import json
 import os
 import platform
 import resource
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,19 +39,21 @@ def cpu_seconds() -> float:
 
 
 def peak_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """Most resident memory of this process; not ru_maxrss, which begins with that of the process before it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
-def synthetic_ct(slices: int) -> Any:
+def synthetic_ct(slices: int, side: int = 512) -> Any:
     """(z, y, x) int16: an elliptic body of 40 HU in air, noise of 20 HU."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    y, x = np.ogrid[-1:1:512j, -1:1:512j]
+    y, x = np.ogrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     body = np.where((y / 0.7) ** 2 + (x / 0.9) ** 2 < 1, 40, -1000)
-    out = np.empty((slices, 512, 512), np.int16)
+    out = np.empty((slices, side, side), np.int16)
     for plane in out:
-        plane[...] = body + rng.standard_normal((512, 512), dtype=np.float32) * 20
+        plane[...] = body + rng.standard_normal((side, side), dtype=np.float32) * 20
     return out
 
 
@@ -89,10 +97,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from medseg.ingest.prepare import prepare_image
     from medseg.model.folder import Model
     from medseg.predict.case import Predictor
+    from medseg.predict.engines import choose
     from medseg.predict.engines.eager import Eager
-    from medseg.predict.memory import estimate, held_bytes, window_bytes
+    from medseg.predict.memory import engine_bytes, estimate, held_bytes, window_bytes
     from medseg.zoo.build import build
 
+    choose.PARITY = args.gate
     torch.manual_seed(0)
     net = cheap(args.classes) if args.network == "cheap" else build("nnunet-plain", dims=3, in_channels=1, classes=args.classes, features_per_stage=FEATURES, strides=[1, 2, 2, 2, 2],
                 kernel_sizes=[3] * 5, blocks_per_stage=[2] * 5, decoder_convs=[2] * 4, deep_supervision=False).eval()  # fmt: skip
@@ -104,14 +114,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         take_peer_weights(net, args.weights)
     name = f"{args.network}-{args.classes}-{args.weights is not None}".encode().hex().ljust(64, "0")
     model = Model(net, None, plan, classes, System(name="nnunet-plain"), name, {})
-    ct = synthetic_ct(args.slices).transpose(2, 1, 0)[None]
+    ct = synthetic_ct(args.slices, args.side).transpose(2, 1, 0)[None]
     image = Image(ct, Geometry.from_spacing(ct.shape[1:], SPACING_ZYX[::-1]))
     predictor, clock = Predictor(model, Predict(precision=args.precision, engine=args.engine)), Clock()
-    need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(net, 1, PATCH))
+    window = window_bytes(predictor.net, 1, PATCH, args.classes) + engine_bytes(args.engine)
+    need = estimate(image.geometry, 2, plan, predictor.cut, window, 1, predictor.summed)
     announced = (held_bytes() + need.total - need.image) / 1e9
     if args.ram and announced > args.ram:
         predictor.half_sums = True
-        need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(net, 1, PATCH))
+        need = estimate(image.geometry, 2, plan, predictor.cut, window, 1, predictor.summed)
         announced = (held_bytes() + need.total - need.image) / 1e9
     plain = Eager.__call__
     Eager.__call__ = lambda self, windows: clock.timed("windows", plain, self, windows)  # type: ignore[method-assign]
@@ -119,12 +130,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     prepared = clock.timed("prepare", prepare_image, image, plan)
     labels, _ = predictor.segment_prepared(prepared)
     total = {"cpu_s": round(cpu_seconds() - cpu, 1), "wall_s": round(time.time() - wall, 1)}
+    peak = peak_gb()
     rest = {k: round(total[k] - sum(p[k] for p in clock.parts.values()), 1) for k in total}
     if args.peer_labels is not None:
-        clock.parts["labels"] = compare_labels(labels, args.peer_labels)
-    return {"what": "medseg", **clock.parts, "way back": rest, "total": total, "peak_gb": round(peak_gb(), 2),
+        clock.parts["agreement"] = compare_labels(labels, args.peer_labels)
+    return {"what": "medseg", **clock.parts, "way back": rest, "total": total, "peak_gb": round(peak, 2),
             "announced_gb": round(announced, 2), "engine": predictor.engine, "network_grid": prepared.geometry.shape,
-            "labels": int(np.count_nonzero(labels))}  # fmt: skip
+            "labelled_voxels": int(np.count_nonzero(labels))}  # fmt: skip
 
 
 def take_peer_weights(net: Any, path: Path) -> None:
@@ -144,39 +156,67 @@ def compare_labels(labels: Any, path: Path) -> dict[str, float]:
     return {"equal_to_nnunet": float(np.mean(labels == theirs))}
 
 
-def with_peer(args: argparse.Namespace) -> dict[str, Any]:
-    """nnU-Net's half in a process of its own, then ours on its weights, in another, so that each has its own peak."""
-    import subprocess
+def with_peer(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """nnU-Net's half, then ours on its weights, each in a process of its own, so that each has its own peak."""
     import sys
-    import tempfile
 
-    here = Path(__file__).resolve()
-    with tempfile.TemporaryDirectory() as folder:
-        shared = [
-            "--classes",
-            str(args.classes),
-            "--slices",
-            str(args.slices),
-            "--threads",
-            str(args.threads),
-        ]
-        peer = [
-            args.peer,
-            str(here.with_name("predict_ct_nnunet.py")),
-            folder,
-            "--resampling",
-            args.peer_resampling,
-        ]
-        ours = [sys.executable, str(here), "--engine", args.engine, "--precision", args.precision,
-                "--weights", f"{folder}/weights.safetensors", "--peer-labels", f"{folder}/labels.npy"]  # fmt: skip
-        lines = []
-        for command in (peer, ours):
-            done = subprocess.run([*command, *shared], stdout=subprocess.PIPE, text=True, check=True)
-            lines.append(json.loads(done.stdout.splitlines()[-1]))
-    theirs, own = lines
-    ratio = {key: round(theirs["total"][key] / own["total"][key], 2) for key in ("cpu_s", "wall_s")}
-    return {"nnunet": theirs, "medseg": own, "times_faster": ratio,
-            "memory_ratio": round(theirs["peak_gb"] / own["peak_gb"], 2)}  # fmt: skip
+    here, folder = Path(__file__).resolve(), args.keep
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = [part for name in ("classes", "slices", "side", "threads")
+             for part in (f"--{name}", str(getattr(args, name)))]  # fmt: skip
+    theirs, ours = [], []
+    for way in args.peer_resampling:
+        kept = folder / f"nnunet-{way}.json"
+        if not kept.exists():
+            command = [
+                args.peer,
+                str(here.with_name("predict_ct_nnunet.py")),
+                str(folder),
+                "--resampling",
+                way,
+            ]
+            kept.write_text(json.dumps(line_of([*command, *sizes])))
+        theirs.append(json.loads(kept.read_text()))
+    for run in args.runs:
+        engine, precision = run.split(":")
+        command = [sys.executable, str(here), "--engine", engine, "--precision", precision, "--weights",
+                   f"{folder}/weights.safetensors", "--peer-labels", f"{folder}/labels.npy",
+                   "--gate", str(args.gate)]  # fmt: skip
+        ours.append(line_of([*command, *sizes]))
+    return [*theirs, *ours]
+
+
+def line_of(command: list[str]) -> dict[str, Any]:
+    """The JSON line that a process ends with."""
+    import subprocess
+
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: CPU seconds of each part, and how many times faster than each of the peer's runs."""
+    peers = [row for row in rows if "resampling" in row]
+    heads = ["what", "prepare", "windows", "way back", "CPU s in all", "wall s", "peak GB", "announced"]
+    heads += [f"x nnU-Net {row['resampling']}" for row in peers]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in rows:
+        name = (
+            f"nnU-Net, {row['resampling']}"
+            if "resampling" in row
+            else f"medseg, {row['engine'].split(':')[0]}"
+        )
+        parts = [f"{row[part]['cpu_s']:.1f}" for part in ("prepare", "windows", "way back")]
+        total, ratios = (
+            row["total"],
+            [f"{peer['total']['cpu_s'] / row['total']['cpu_s']:.2f}" for peer in peers],
+        )
+        cells = [name, *parts, f"{total['cpu_s']:.1f}", f"{total['wall_s']:.1f}", f"{row['peak_gb']:.2f}",
+                 f"{row['announced_gb']:.2f}" if "announced_gb" in row else "", *ratios]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def describe() -> dict[str, Any]:
@@ -199,13 +239,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--classes", type=int, default=25)
     parser.add_argument("--slices", type=int, default=400)
+    parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "int8"])
     parser.add_argument(
         "--engine", default="torch", choices=["auto", "torch", "compile", "onnxruntime", "openvino"]
     )
     parser.add_argument("--peer", help="a Python that has nnunetv2")
-    parser.add_argument("--peer-resampling", default="default", choices=["default", "torch"])
+    parser.add_argument("--peer-resampling", nargs="+", default=["default"], choices=["default", "torch"])
+    parser.add_argument("--runs", nargs="*", default=["torch:auto", "torch:fp32"], metavar="ENGINE:PRECISION")
+    parser.add_argument("--keep", type=Path, help="folder of the peer's half; else a temporary one")
+    parser.add_argument(
+        "--gate", type=float, default=0.999, metavar="DICE", help="what half precision has to reach"
+    )
     parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--peer-labels", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--network", default="paper", choices=["paper", "cheap"])
@@ -215,7 +261,9 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     if args.peer:
-        print(json.dumps(with_peer(args)))
+        with tempfile.TemporaryDirectory() as folder:
+            args.keep = args.keep or Path(folder)
+            print(table(with_peer(args)))
         return
     print(
         json.dumps({**measure(args), "classes": args.classes, "threads": args.threads, "machine": describe()})

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from medseg.cli_ask import asked
 from medseg.cli_door import SOME_FAILED
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
@@ -43,26 +44,51 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 @click.option(
     "--trial", default=0, metavar="N", help="Only N cases across the cohort, and what all would cost."
 )
+@click.option(
+    "--each", is_flag=True, help="Several models: masks of each, in OUT/NAME. Each case is read once."
+)
+@click.option(
+    "--cluster",
+    metavar="KIND",
+    help="Who does the cases: processes, dask, slurm, pbs, sge, lsf, kubernetes, or tcp://SCHEDULER.",
+)
 @AS_JSON
 def predict(models: tuple[Path, ...], data: Path, out: Path, overrides: tuple[str, ...], only: str | None, shard: str,
-            trial: int, as_json: bool) -> None:  # fmt: skip
+            trial: int, each: bool, cluster: str | None, as_json: bool) -> None:  # fmt: skip
     """Segment every case of a folder with a model folder, or with the mean of several. Downloads nothing."""
     from medseg.config import Pipeline
     from medseg.config_file import Source, apply_overrides, validate
     from medseg.core.errors import UserError
-    from medseg.predict.folder import predict_folder
+    from medseg.predict.folder import predict_each, predict_folder
     from medseg.predict.share import Share
 
     if not data.exists():
         raise UserError("no such data", str(data), "give an existing file or folder to --data")
-    source = Source({"name": "predict", "system": "from-model"})
-    apply_overrides(source, overrides)
-    settings = validate(Pipeline, source, "--set")
+
+    def settings(overrides: tuple[str, ...]) -> Pipeline:
+        source = Source({"name": "predict", "system": "from-model"})
+        apply_overrides(source, (*cluster_settings(cluster), *overrides))
+        return validate(Pipeline, source, "--set")
+
+    settings(overrides)
     stop_gently()
-    result = predict_folder([model_folder(model) for model in models], data, out, settings,
-                            Share(only or "", shard, trial))  # fmt: skip
+    folders, share = [model_folder(model) for model in models], Share(only or "", shard, trial)
+    if each:
+        each_of = asked(lambda o: predict_each(folders, data, out, settings(o), share), overrides, as_json)
+        say_results(each_of, as_json, out)
+        return
+    result = asked(lambda o: predict_folder(folders, data, out, settings(o), share), overrides, as_json)
     forecast = {"forecast": result.details["forecast"]} if "forecast" in result.details else {}
     say_result(result, as_json, {"out": str(out), **forecast})
+
+
+def cluster_settings(cluster: str | None) -> tuple[str, ...]:
+    """What --cluster stands for: the name of a kind, or the address of a Dask scheduler that runs already."""
+    if cluster is None:
+        return ()
+    if "://" in cluster:
+        return ("compute.cluster.kind=dask", f"compute.cluster.address={cluster}")
+    return (f"compute.cluster.kind={cluster}",)
 
 
 def model_folder(path: Path) -> Path:
@@ -85,9 +111,33 @@ def stop_gently() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
+def say_results(results: dict[str, Any], as_json: bool, out: Path) -> None:
+    """As `say_result`, for the models of --each: one JSON object, or a block of lines a model."""
+    if as_json:
+        click.echo(
+            json.dumps({name: facts_of(one, {"out": str(out / name)}) for name, one in results.items()})
+        )
+    else:
+        for name, one in results.items():
+            click.echo(f"{name}: ", nl=False)
+            print_result(one)
+    if any(one.failed for one in results.values()):
+        sys.exit(SOME_FAILED)
+
+
 def say_result(result: Any, as_json: bool, extra: dict[str, Any]) -> None:
     """Prints what a stage returned, for a person or as one JSON object; leaves with the exit code it stands for."""
-    facts = {
+    if as_json:
+        click.echo(json.dumps(facts_of(result, extra), allow_nan=False))
+    else:
+        print_result(result)
+    if result.failed:
+        sys.exit(SOME_FAILED)
+
+
+def facts_of(result: Any, extra: dict[str, Any]) -> dict[str, Any]:
+    """The object for scripts."""
+    return {
         **extra,
         "line": result.line,
         "cases": result.counts(),
@@ -95,12 +145,26 @@ def say_result(result: Any, as_json: bool, extra: dict[str, Any]) -> None:
         "skipped": result.skipped,
         "review": result.review,
     }
+
+
+def print_result(result: Any) -> None:
+    """The lines for people: those to look at first."""
+    click.echo(result.line)
+    for state, title in (("review", "needs review"), ("failed", "failed"), ("skipped", "left out")):
+        for case, reason in getattr(result, state).items():
+            click.echo(f"  {title:<12} {case}: {reason}")
+
+
+def say_status(out: Path, as_json: bool) -> None:
+    """What became of the cases of a folder of masks so far."""
+    from medseg.predict.manifest import states_of
+
+    counts, named = states_of(out)
     if as_json:
-        click.echo(json.dumps(facts, allow_nan=False))
-    else:
-        click.echo(result.line)
-        for state in ("failed", "skipped", "review"):
-            for case, reason in facts[state].items():
-                click.echo(f"  {state:<8} {case}: {reason}")
-    if result.failed:
-        sys.exit(SOME_FAILED)
+        cases = [dict(zip(("case", "state", "reason"), row)) for row in named]
+        click.echo(json.dumps({"masks": str(out), "counts": counts, "cases": cases}))
+        return
+    words = {"done": "done", "review": "to look at", "failed": "failed", "waiting": "waiting"}
+    click.echo(", ".join(f"{counts[state]} {word}" for state, word in words.items()))
+    for case, state, reason in named:
+        click.echo(f"  {'needs review' if state == 'review' else state:<12} {case}: {reason}")

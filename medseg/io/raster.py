@@ -18,6 +18,7 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo
 from medseg.io.names import suffix_of
+from medseg.io.pictures import unpacked
 from medseg.io.sizes import refuse_oversize
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Over
 
 MOST_A_PICTURE_EXPANDS = 100_000
 """A flat PNG shrinks by about 1000 to 1, a flat TIFF or JPEG by more; this only stops bombs."""
+
+MOST_TIFF_EXPANDS = 1100
+"""Deflate cannot shrink by more than about 1032 to 1; a TIFF that unpacks to more is no picture."""
 
 EXIF_ORIENTATION = 0x0112
 TIFF_BITS_A_SAMPLE = 0x0102
@@ -43,7 +47,7 @@ def read_raster(path: Path) -> Image:
         if picture is None:
             array = _by_tifffile(path)
             return Image(array, _pixels(array), "", _origin(path))
-        picture, notes = _upright(picture)
+        picture, notes = _upright(picture, path)
         if _is_deep_colour(path):
             notes = (*notes, "16 bits a colour are read as 8")
         array, more = _grey_or_colour(picture)
@@ -56,7 +60,7 @@ def read_label_picture(path: Path) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
         if picture is None:
             array = _by_tifffile(path)
         else:
-            picture, notes = _upright(picture)
+            picture, notes = _upright(picture, path)
             array = np.asarray(picture)
             if array.dtype == bool:
                 return array.astype(np.uint8), notes
@@ -184,14 +188,16 @@ def _refuse_odd_sizes(picture: Picture, path: Path) -> None:
         )
 
 
-def _upright(picture: Picture) -> tuple[Picture, tuple[str, ...]]:
-    from PIL import ImageOps
+def _upright(picture: Picture, path: Path) -> tuple[Picture, tuple[str, ...]]:
+    """The picture with its pixels, which another process unpacks and turns."""
+    from PIL import Image as Pillow
 
-    turn = picture.getexif().get(EXIF_ORIENTATION, 1)
-    if turn == 1:
-        picture.load()
-        return picture, ()
-    return ImageOps.exif_transpose(picture), (TURNED,)
+    width, height = picture.size
+    facts, pixels = unpacked(path, width * height * 4)
+    decoded = Pillow.frombytes(facts["mode"], tuple(facts["size"]), pixels.tobytes())
+    if facts["palette"] is not None:
+        decoded.putpalette(facts["palette"])
+    return decoded, (TURNED,) if facts["turned"] else ()
 
 
 def _grey_or_colour(picture: Picture) -> tuple[npt.NDArray[Any], tuple[str, ...]]:
@@ -229,19 +235,16 @@ def _is_deep_tiff(picture: Picture) -> bool:
 
 def _by_tifffile(path: Path) -> npt.NDArray[Any]:
     """(C, H, W) of a TIFF that Pillow does not know, e.g. 16 bits a colour."""
-    import tifffile
-
     try:
-        with tifffile.TiffFile(path) as tiff:
-            if len(tiff.pages) != 1:
-                raise UserError(f"holds {len(tiff.pages)} pages", path.name, "save each page as a picture")
-            array = np.asarray(tiff.asarray())
-    except UserError:
-        raise
-    except Exception as err:  # damaged bytes fail in many ways
+        facts, pixels = unpacked(path, MOST_TIFF_EXPANDS * path.stat().st_size, whole=True)
+    except ValueError as err:
         raise UserError(
             "is damaged or of an unknown kind of TIFF", path.name, "export it again as PNG"
         ) from err
+    if facts["pages"] != 1:
+        raise UserError(f"holds {facts['pages']} pages", path.name, "save each page as a picture")
+    shape, kind = facts["array"]
+    array = pixels.view(kind).reshape(shape)
     if array.ndim == 2:
         return array[None]
     if array.ndim == 3 and array.shape[-1] in (3, 4):

@@ -7,15 +7,19 @@ processes, and a script that calls medseg is never started again for a worker.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from medseg.core.errors import Interrupted, UserError
 from medseg.core.machine import cores
 from medseg.core.progress import Progress
+
+if TYPE_CHECKING:
+    from medseg.config_types import Cluster
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
@@ -39,6 +43,27 @@ def open_executor(workers: int | None) -> Executor:
     return ThreadPoolExecutor(count, thread_name_prefix="medseg") if count > 1 else InProcess()
 
 
+def open_workers(cluster: Cluster, environment: Mapping[str, str] | None = None) -> Executor:
+    """The workers that `compute.cluster` names: processes of this computer, or those of a Dask cluster.
+
+    They are given functions of modules of medseg, with arguments and results that JSON can hold. environment: variables
+    set in processes of this computer. Raises UserError where a package is missing or nothing can be started.
+    """
+    if cluster.kind == "processes":
+        from medseg.jobs.processes import Processes
+
+        return Processes(worker_count(cluster), environment)
+    from medseg.jobs.cluster import DaskWorkers
+
+    return DaskWorkers(cluster)
+
+
+def worker_count(cluster: Cluster) -> int:
+    """How many workers are wanted; 1 where this process does all itself."""
+    defaults = {"none": 1, "processes": 2, "dask": 2}
+    return 1 if cluster.kind == "none" else cluster.workers or defaults.get(cluster.kind, 4)
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[Item, Out]):
     """What became of one item: a value, or the sentence that says why not."""
@@ -54,6 +79,8 @@ class Outcome(Generic[Item, Out]):
             return ""
         if isinstance(self.error, UserError):
             return self.error.what
+        if type(self.error).__name__ == "KilledWorker":
+            return "every worker that began it was lost: killed for want of memory, or at the end of its job's time"
         return f"{type(self.error).__name__} in {_place_of(self.error)}"
 
 
@@ -71,25 +98,28 @@ def map_cases(
     workers: int | None = None,
     name: Callable[[Item], str] = str,
     unit: str = "cases",
+    pool: Executor | None = None,
 ) -> Iterator[Outcome[Item, Out]]:
     """Does `work` for every item and yields outcomes as they finish; a failing item never stops the others.
 
     Interruption (Ctrl-C, SIGTERM) and a full disk do stop: the latter would only fail every further case as well.
-    Not more than twice as many items as workers are in flight, so results never pile up in memory.
+    Not more than twice as many items as workers are in flight, so results never pile up in memory. pool: who does the
+    work (see `open_workers`), left open; default: threads of this process.
     """
     count = cores() if workers is None else max(1, workers)
     queue = iter(items)
-    with open_executor(count) as pool, Progress(title, len(items), unit) as bar:
+    opened = nullcontext(pool) if pool is not None else open_executor(count)
+    with opened as hands, Progress(title, len(items), unit) as bar:
         flying: dict[Future[Out], Item] = {}
         try:
             for item in islice(queue, 2 * count):
-                flying[pool.submit(work, item)] = item
+                flying[hands.submit(work, item)] = item
             while flying:
                 ready, _ = wait(flying, return_when=FIRST_COMPLETED)
                 for future in ready:
                     item = flying.pop(future)
                     for following in islice(queue, 1):
-                        flying[pool.submit(work, following)] = following
+                        flying[hands.submit(work, following)] = following
                     bar.advance(note=name(item))
                     yield _outcome(item, future)
         except BaseException:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from medseg.core.errors import UserError
 from medseg.core.run import Result
 
-STATES = ("done", "failed", "skipped", "review")
+STATES = ("waiting", "done", "failed", "skipped", "review")
+PLAIN = ("waiting", "done")
+"""States that say nothing a person has to know of a case."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS outcome (
@@ -39,11 +41,34 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
             connection.close()
 
 
-def record(path: Path, system: str, result: Result) -> None:
-    """Writes one step's outcomes: cases that failed, were skipped or want a look, and its closing line."""
+def begin(path: Path, step: str, system: str, cases: Iterable[str]) -> None:
+    """Notes the cases that are to be done; what the journal knows of others stays."""
     now = time.time()
     with _open(path) as db:
-        db.execute("DELETE FROM outcome WHERE step = ? AND system = ?", (result.step, system))
+        rows = [(step, system, case, "waiting", "", now) for case in cases]
+        db.executemany("INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def note(path: Path, step: str, system: str, case: str, state: str, reason: str = "") -> None:
+    """Notes what became of one case, as soon as it is known."""
+    assert state in STATES, state
+    with _open(path) as db:
+        row = (step, system, case, state, reason, time.time())
+        db.execute("INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def record(path: Path, system: str, result: Result, noted: bool = False) -> None:
+    """Writes one step's outcomes: cases that failed, were skipped or want a look, and its closing line.
+
+    noted: the cases of this call were noted one by one, and the journal may know of further cases, which stay;
+    otherwise these outcomes replace all earlier ones of the step. Cases that are named nowhere came through.
+    """
+    now = time.time()
+    with _open(path) as db:
+        mine = "step = ? AND system = ?", (result.step, system)
+        if not noted:
+            db.execute(f"DELETE FROM outcome WHERE {mine[0]} AND state NOT IN ('waiting', 'done')", mine[1])
+        db.execute(f"UPDATE outcome SET state = 'done' WHERE {mine[0]} AND state = 'waiting'", mine[1])
         for state, cases in (
             ("failed", result.failed),
             ("skipped", result.skipped),
@@ -63,11 +88,20 @@ def events(path: Path) -> list[tuple[float, str, str, str]]:
 
 
 def outcomes(path: Path, state: str | None = None) -> list[tuple[str, str, str, str, str]]:
-    """Rows (step, system, case, state, reason) of cases that were not plainly done."""
+    """Rows (step, system, case, state, reason) of one state; without one, of cases that were not plainly done."""
     if not path.exists():
         return []
     with _open(path) as db:
         rows = db.execute(
             "SELECT step, system, kase, state, reason FROM outcome ORDER BY step, kase"
         ).fetchall()
-    return [row for row in rows if state is None or row[3] == state]
+    return [row for row in rows if (row[3] not in PLAIN if state is None else row[3] == state)]
+
+
+def counts(path: Path, step: str) -> dict[str, int]:
+    """State -> number of cases of a step; empty where nothing was noted."""
+    if not path.exists():
+        return {}
+    with _open(path) as db:
+        query = "SELECT state, count(*) FROM outcome WHERE step = ? GROUP BY state"
+        return dict(db.execute(query, (step,)).fetchall())

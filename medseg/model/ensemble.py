@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SAME = ("dims", "in_channels", "out_channels", "overlapping", "background", "spacing_mm", "intensity", "crop",
-        "image_order", "patch_size", "mirror_axes")  # fmt: skip
+        "image_order", "patch_size", "mirror_axes", "guided_filter")  # fmt: skip
 """What of the plans has to agree: it decides what the networks see, and what their channels mean."""
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,79}")

@@ -40,7 +40,7 @@ def make_facts(
     """All that model.json holds.
 
     system: {name, size, arguments, package, dims, in_channels, out_channels}. weights: {file, sha256, bytes,
-    parameters} or None for classical systems. scores: with n, the number of cases. `extra` may state licence and
+    parameters} or None for classical systems that learnt nothing but arguments. scores: with n, the number of cases. `extra` may state licence and
     intended_use and add further facts, but replaces none of the required ones.
     """
     facts = {
@@ -184,12 +184,8 @@ def _check_entries(facts: Mapping[str, Any], path: Path) -> None:
             raise UserError(f"expected {key} as {kind}, found {type(facts[key]).__name__}", str(path))
     if facts["kind"] not in ("network", "classical", "ensemble"):
         raise UserError(f"expected kind network, ensemble or classical, found {facts['kind']!r}", str(path))
-    if (facts["weights"] is None) != (facts["kind"] == "classical"):
-        raise UserError(
-            f"expected weights for a network and none for a classical system, found kind {facts['kind']} "
-            f"{'without' if facts['weights'] is None else 'with'} weights",
-            str(path),
-        )
+    if facts["weights"] is None and facts["kind"] != "classical":
+        raise UserError(f"expected weights, found kind {facts['kind']} without weights", str(path))
 
 
 def _check_hash(facts: Mapping[str, Any], path: Path) -> None:

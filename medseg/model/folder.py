@@ -29,6 +29,7 @@ from medseg.model.facts import (
     read_plan,
     read_system,
 )
+from medseg.model.weightless import weightless
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,7 +65,7 @@ class Model:
 
 def save_model(
     folder: Path,
-    net: nn.Module | None,
+    net: nn.Module | Mapping[str, Any] | None,
     *,
     system: System,
     plan: Plan,
@@ -74,13 +75,15 @@ def save_model(
 ) -> str:
     """Writes a model folder, whole or not at all; an older one at the same place is replaced. Returns the model hash.
 
-    net: the network, or None for a classical system. scores: validation means with n. extra: further facts, licence
+    net: the network; for a classical system what it learnt, as numpy arrays, or None. scores: validation means with n. extra: further facts, licence
     and intended_use among them.
     """
     with new_folder(Path(folder)) as part:
-        weights = None if net is None else _write_weights(net, part / WEIGHTS_FILE)
+        learnt = isinstance(net, Mapping)
+        write = _write_arrays if learnt else _write_weights
+        weights = None if net is None or (learnt and not net) else write(net, part / WEIGHTS_FILE)
         facts = make_facts(
-            kind="classical" if net is None else "network",
+            kind="classical" if net is None or learnt else "network",
             system=_system_facts(system, plan),
             plan=plan,
             weights=weights,
@@ -104,9 +107,8 @@ def verify_model(folder: Path) -> dict[str, Any]:
 
         verify_members(folder, facts)
         return facts
-    expected = {FACTS_FILE} | ({WEIGHTS_FILE} if facts["kind"] == "network" else set())
-    check_files(folder, expected)
-    if facts["kind"] == "network":
+    check_files(folder, set(_files_of(facts)))
+    if facts["weights"] is not None:
         _check_weights(folder / WEIGHTS_FILE, facts["weights"])
     return facts
 
@@ -127,6 +129,9 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
     plan, system = read_plan(facts, where), read_system(facts, where)
     if facts["kind"] == "classical":
         net, classical = None, _build(facts, plan, system)
+        if facts["weights"] is not None:
+            names = {number: info.name for number, info in enumerate(read_classes(facts, where), 1)}
+            classical.restore(_read_arrays(folder / WEIGHTS_FILE), names)
     else:
         net, classical = _in_frame(facts, _with_weights(facts, plan, system, folder / WEIGHTS_FILE)), None
         net = net.to(device).eval()
@@ -169,7 +174,7 @@ def copy_model(source: Path, target: Path) -> dict[str, Any]:
         copy_ensemble(Path(source), facts, Path(target))
         return facts
     with new_folder(Path(target)) as part:
-        for name in (FACTS_FILE, WEIGHTS_FILE) if facts["kind"] == "network" else (FACTS_FILE,):
+        for name in _files_of(facts):
             shutil.copyfile(Path(source) / name, part / name)
     return facts
 
@@ -204,6 +209,33 @@ def _system_facts(system: System, plan: Plan) -> dict[str, Any]:
         "in_channels": plan.in_channels,
         "out_channels": plan.out_channels,
     }
+
+
+def _files_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files that a model folder which is no ensemble holds."""
+    return (FACTS_FILE,) if facts["weights"] is None else (FACTS_FILE, WEIGHTS_FILE)
+
+
+def _write_arrays(arrays: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Writes what a classical method learnt: safetensors like a network's weights."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    found = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(found, str(path))
+    numbers = sum(int(array.size) for array in found.values())
+    return {
+        "file": WEIGHTS_FILE,
+        "sha256": _sha256(path),
+        "bytes": path.stat().st_size,
+        "parameters": numbers,
+    }
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(str(path)))
 
 
 def _write_weights(net: nn.Module, path: Path) -> dict[str, Any]:
@@ -299,12 +331,10 @@ def _check_weights(path: Path, stored: Mapping[str, Any]) -> None:
 
 
 def _with_weights(facts: Mapping[str, Any], plan: Plan, system: System, path: Path) -> nn.Module:
-    import torch
-
     weights = _map_weights(path)
     net: nn.Module | None = None
     try:
-        with torch.device("meta"):
+        with weightless():
             net = _build(facts, plan, system)
     except (NotImplementedError, RuntimeError):
         net = None  # its constructor computes with values, so it cannot be built without memory

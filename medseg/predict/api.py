@@ -8,25 +8,37 @@ from typing import Any
 import numpy as np
 
 from medseg.config import Predict
+from medseg.config_types import Prompts
 from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
+from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation
 
 
-def predict(model: Any, case: Any, settings: Predict | None = None) -> Segmentation:
+def predict(
+    model: Any, case: Any, settings: Predict | None = None, prompt: Prompt | str | Path | None = None
+) -> Segmentation:
     """Segments one image.
 
     model: path of a model folder, several paths (their ensemble), or a loaded `Model`. case: a path (file or DICOM
-    folder), an `Image`, or a pair of array (*S) or (C, *S) and `Geometry`. The result lies on the image's own grid.
-    Raises UserError for an image that cannot be read or does not fit the model.
+    folder), an `Image`, or a pair of array (*S) or (C, *S) and `Geometry`. prompt: for interactive methods, a file of
+    prompts or a `Prompt` whose class 1 is the model's first. The result lies on the image's own grid.
+    Raises UserError for an image that cannot be read or does not fit the model, and for a prompt outside the image.
     """
     from medseg.model.ensemble import load_models
     from medseg.predict.case import predict_case
 
     paths = [model] if isinstance(model, str | Path) else model
     loaded = load_models([Path(path) for path in paths]) if isinstance(paths, list | tuple) else model
-    return predict_case(loaded, as_image(case), settings)
+    image = as_image(case)
+    if isinstance(prompt, str | Path):
+        from medseg.io.prompts import Coding, read_prompt
+
+        prompts = (settings or Predict()).prompt or Prompts()
+        coding = Coding(loaded.classes, prompts.background, prompts.box, Path(prompt).stem)
+        prompt = read_prompt(Path(prompt), image.geometry, coding)
+    return predict_case(loaded, image, settings, prompt)
 
 
 def as_image(case: Any) -> Image:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg.config import Predict
+from medseg.config import Plan, Predict
+from medseg.config_types import GuidedFilter
 from medseg.core.case import Image
+from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation, paint
 from medseg.predict.stream import Painter, Sink
 from medseg.predict.windows import NOTHING_SKIPPED, Cut, Skip
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from medseg.ingest.prepare import PreparedImage
     from medseg.model.folder import Model
     from medseg.predict.engines.choose import Choice
+    from medseg.predict.shared import SharedPreparation
 
 Tick = Callable[[int, int], None]
 """Told how many windows of how many were computed."""
@@ -30,12 +34,14 @@ SinkMaker = Callable[["PreparedImage"], Sink]
 """Makes, for an image, what takes its probabilities."""
 
 
-def predict_case(model: Model, image: Image, settings: Predict | None = None) -> Segmentation:
+def predict_case(
+    model: Model, image: Image, settings: Predict | None = None, prompt: Prompt | None = None
+) -> Segmentation:
     """Segments an image (C, *S): labels on `image.geometry`, voxel for voxel.
 
-    Raises UserError when the image does not fit the model, or when settings name classes that the model lacks.
+    prompt: for interactive methods, in mm of the patient or px, its class 1 being the first of the model's classes. Raises UserError when the image does not fit the model, or when settings name classes that the model lacks.
     """
-    return Predictor(model, settings or Predict()).segment(image)
+    return Predictor(model, settings or Predict()).segment(image, prompt=prompt)
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Predictor:
     cases: int = 1
     before: Choice | None = None
     choice: Choice | None = None
+    prepare: SharedPreparation | None = field(default=None, repr=False)
     _run: Any = field(default=None, repr=False)
     _air_is_background: bool | None = field(default=None, repr=False)
 
@@ -64,6 +71,22 @@ class Predictor:
     def cut(self) -> Cut:
         settings = self.settings
         return Cut(tuple(self.model.plan.patch_size), settings.overlap, settings.batch_size, self.half_sums)
+
+    @cached_property
+    def net(self) -> Any:
+        """The network as it is run: without its last layer where blending features takes less memory than logits."""
+        from medseg.predict.head import without_last_layer
+
+        net, plan = self.model.net, self.model.plan
+        return None if net is None else without_last_layer(net, plan.in_channels, plan.patch_size)
+
+    @property
+    def summed(self) -> int | None:
+        """Channels that are summed up over windows where these are features with the mark of air; None for logits."""
+        from medseg.predict.head import put_off
+
+        head = put_off(self.net)
+        return None if head is None else head.features + 1
 
     @property
     def device(self) -> str:
@@ -85,14 +108,23 @@ class Predictor:
         """How many windows a prepared image is cut into."""
         return self.cut.count(prepared.geometry.shape)
 
-    def segment(self, image: Image, tick: Tick | None = None, sink: SinkMaker | None = None) -> Segmentation:
-        """Segments one image."""
+    def segment(
+        self,
+        image: Image,
+        tick: Tick | None = None,
+        sink: SinkMaker | None = None,
+        prompt: Prompt | None = None,
+    ) -> Segmentation:
+        """Segments one image. prompt: for interactive methods; networks have no use for it."""
         if self.model.net is None:
-            return self._finished(*self._classical(image), image, {"windows": 0})
+            from medseg.predict.prompts import facts_of
+
+            facts = {"windows": 0, "prompt": facts_of(prompt)}
+            return self._finished(*self._classical(image, prompt), image, facts)
         from medseg.ingest.prepare import prepare_image
 
         start = time.monotonic()
-        prepared = prepare_image(image, self.model.plan)
+        prepared = (self.prepare or prepare_image)(image, self.model.plan)
         ready = time.monotonic()
         skip = self._air(image, prepared)
         labels, regions = self.segment_prepared(prepared, tick, sink and sink(prepared), skip)
@@ -147,9 +179,9 @@ class Predictor:
             return
         from medseg.predict.engines.choose import Wish, choose
         from medseg.predict.engines.several import engine_of
+        from medseg.predict.head import put_off
 
-        net, plan, settings = self.model.net, self.model.plan, self.settings
-        assert net is not None
+        net, plan, settings = self.net, self.model.plan, self.settings
         count = SAMPLES if settings.precision == "int8" else 1
         windows = (
             self.cases
@@ -157,7 +189,7 @@ class Predictor:
             * 2 ** (len(plan.mirror_axes) if settings.flips else 0)
         )
         wish = Wish(settings.engine, settings.precision, self.device, windows, plan.background, plan.overlapping,
-                    self.model.hash, self.before)  # fmt: skip
+                    f"{self.model.hash}-features" if put_off(net) else self.model.hash, self.before)  # fmt: skip
         chosen = choose(net, _samples(array, self.cut.patch, count), wish)
         self.choice = chosen.choice
         self._run = engine_of(
@@ -174,6 +206,7 @@ class Predictor:
         import torch
 
         from medseg.predict.air import air_windows, calls_air_background, pure_air
+        from medseg.predict.head import logits_of
 
         plan = self.model.plan
         if not self.settings.skip_air or self._air_is_background is False:
@@ -181,22 +214,24 @@ class Predictor:
         skip = air_windows(image, prepared, plan, self.cut)
         if skip.windows and self._air_is_background is None:
             self._open(torch.from_numpy(prepared.array))
-            answer = self._run(pure_air(plan, self.cut.patch))
+            answer = logits_of(self._run, pure_air(plan, self.cut.patch))
             self._air_is_background = calls_air_background(answer, plan)
         return skip if self._air_is_background else NOTHING_SKIPPED
 
-    def _classical(self, image: Image) -> tuple[Any, None, Any]:
-        from medseg.predict.classical import segment_classical, translate
+    def _classical(self, image: Image, prompt: Prompt | None) -> tuple[Any, None, Any]:
+        from medseg.predict.classical import segment_as
+        from medseg.predict.prompts import require_prompt
 
         self.engine = "classical method"
-        method = self.model.classical
-        labels, classes = translate(segment_classical(method, image), method, self.model.classes)
+        require_prompt(self.model, prompt)
+        labels, classes = segment_as(self.model.classical, image, self.model.classes, prompt)
         return labels, None, classes
 
     def _finished(self, labels: Any, regions: Any, classes: Any, image: Image, facts: dict) -> Segmentation:
         from medseg.predict.postprocess import apply_steps, tidy
 
-        notes = tidy(labels, regions, classes, self.settings.keep_largest, self.settings.fill_holes)
+        notes = self._follow_edges(labels, regions, image)
+        notes += tidy(labels, regions, classes, self.settings.keep_largest, self.settings.fill_holes)
         if self.settings.postprocessing == "auto":
             notes += apply_steps(labels, regions, classes, self.model.facts.get("postprocessing", ()))
         if regions is not None and notes:
@@ -209,6 +244,24 @@ class Predictor:
             **facts,
         }
         return Segmentation(labels, image.geometry, tuple(classes), regions, provenance=provenance)
+
+    def _follow_edges(self, labels: Any, regions: Any, image: Image) -> list[str]:
+        """Borders on the image's own edges, where the pipeline or the model asks for it; says how many voxels moved."""
+        from medseg.predict.guided_filter import follow_edges
+
+        setting = guided_filter(self.settings, self.model.plan)
+        if setting is None:
+            return []
+        spacing = image.geometry.spacing
+        moved = follow_edges(labels, regions, image.array, spacing, setting, self.model.plan.intensity)
+        return [f"borders follow the image's edges (guided filter): {moved} voxels changed"]
+
+
+def guided_filter(settings: Predict, plan: Plan) -> GuidedFilter | None:
+    """The filter of borders that a prediction uses: what the settings say, else what the model was made with."""
+    if settings.guided_filter == "auto":
+        return plan.guided_filter
+    return None if settings.guided_filter == "none" else settings.guided_filter
 
 
 @dataclass

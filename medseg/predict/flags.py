@@ -38,6 +38,9 @@ SIDE_RATIO = 4.0
 BORDER_SHARE = 0.001
 """Share of a class's voxels on the border of the field of view that counts as cut off."""
 
+OFTEN_ON_BORDER = 0.2
+"""Classes that ran into the border in this share of the training cases are not looked at for it."""
+
 
 def input_flags(image: Image, plan: Plan) -> list[str]:
     """What of the image does not look like the images that the model was trained on."""
@@ -95,7 +98,7 @@ def output_flags(seg: Segmentation, voxels: Mapping[str, int], plan: Plan) -> li
         if span is None or litre is None:
             continue
         flags += _of_volume(info.name, voxels[info.name] * litre, span[0], span[1])
-    return [*flags, *_of_sides(seg, voxels)]
+    return [*flags, *_of_sides(seg, voxels, plan)]
 
 
 def _of_volume(name: str, volume: float, smallest: float, largest: float) -> list[str]:
@@ -107,11 +110,15 @@ def _of_volume(name: str, volume: float, smallest: float, largest: float) -> lis
     return []
 
 
-def _of_sides(seg: Segmentation, voxels: Mapping[str, int]) -> list[str]:
+def _of_sides(seg: Segmentation, voxels: Mapping[str, int], plan: Plan) -> list[str]:
     flags = []
     for left, right in side_pairs(seg.classes):
         a, b = voxels[left.name], voxels[right.name]
         if not a or not b:
+            # What was trained on knows whether a side may be absent (see _of_volume); a classical method does not.
+            if (a or b) and not {left.name, right.name} & set(plan.volume_ml):
+                missing, there = (left.name, right.name) if b else (right.name, left.name)
+                flags.append(f"{missing} was not found, {there} was")
             continue
         if max(a, b) > SIDE_RATIO * min(a, b):
             flags.append(f"{left.name} and {right.name} differ {max(a, b) / min(a, b):.1f} times in volume")
@@ -145,6 +152,14 @@ def cut_off(seg: Segmentation, voxels: Mapping[str, int]) -> dict[str, str]:
                 f"{info.name}: {count} voxels lie on the border of the field of view, so its volume is not known"
             )
     return reasons
+
+
+def border_flags(unknown: Mapping[str, str], plan: Plan) -> list[str]:
+    """Reasons of `cut_off` that are worth a look: those of classes that in training lay inside the field of view.
+
+    An aorta leaves every chest CT, a lung should not. What nobody knows of a class is worth a look as well.
+    """
+    return [reason for name, reason in unknown.items() if plan.on_border.get(name, 0.0) < OFTEN_ON_BORDER]
 
 
 def _on_border(seg: Segmentation, position: int) -> int:

@@ -1,6 +1,6 @@
 """One table of everything a folder of predictions holds, in the forms that programs and people open.
 
-`manifest/manifest.json`, `.csv` and `.parquet` have one row a case: its state, files with sha256, volumes, flags, model,
+`manifest/manifest.json`, `.csv` and `.parquet` have one row a case, those to look at first: its state, files with sha256, volumes, flags, model,
 time and memory. `manifest/failed.csv` lists what failed, `manifest/journal*.sqlite` what became of each case; a job that
 does a share of the cases has a journal of its own, since SQLite does not belong to two machines at once.
 """
@@ -19,13 +19,19 @@ from medseg.core.run import Result
 from medseg.jobs.journal import outcomes, record
 
 FOLDER = "manifest"
-COLUMNS = ("case", "state", "reason", "files", "sha256", "bytes", "model", "system", "engine", "windows", "seconds",
+ORDER = ("review", "failed", "done")
+COLUMNS = ("case", "state", "reason", "files", "sha256", "bytes", "model", "system", "medseg", "engine", "windows", "seconds",
            "peak_ram_bytes", "voxels", "volumes_ml", "intensity", "flags", "notes", "input")  # fmt: skip
 
 
+def journal_of(out: Path, shard: str = "") -> Path:
+    """The journal of all calls on a folder, or of those that do one share of it."""
+    return out / FOLDER / f"journal{'-' + shard if shard else ''}.sqlite"
+
+
 def record_result(out: Path, result: Result, shard: str = "") -> None:
-    """Notes in the journal of this job what became of each case."""
-    record(out / FOLDER / f"journal{'-' + shard if shard else ''}.sqlite", "", result)
+    """Closes the journal of this call."""
+    record(journal_of(out, shard), "", result, noted=True)
 
 
 def failed_before(out: Path) -> dict[str, str]:
@@ -38,14 +44,42 @@ def failed_before(out: Path) -> dict[str, str]:
     return {case: reason for case, reason in found.items() if not read_sidecar(out, case)}
 
 
-def write_manifest(out: Path) -> dict[str, Any]:
-    """Makes the manifest anew from what lies in `out`; unchanged files are not written again. Returns its totals."""
+def states_of(out: Path) -> tuple[dict[str, int], list[tuple[str, str, str]]]:
+    """State -> number of cases of a folder of masks, over all its journals; and (case, state, reason) of those that
+    failed or want a look."""
+    from medseg.predict.outputs import read_sidecar
+
+    known: dict[str, tuple[str, str]] = {}
+    for journal in sorted((out / FOLDER).glob("journal*.sqlite")):
+        for state in ("waiting", "failed", "done", "review"):
+            rows = outcomes(journal, state)
+            known.update({case: (state, reason) for step, _, case, _, reason in rows if step == "predict"})
+    for case, (state, _) in known.items():
+        if state in ("waiting", "failed") and (facts := read_sidecar(out, case)):
+            flags = "; ".join(facts.get("flags", []))
+            known[case] = ("review" if flags else "done", flags)
+    states = [state for state, _ in known.values()]
+    named = [
+        (case, state, reason) for case, (state, reason) in known.items() if state in ("review", "failed")
+    ]
+    named.sort(key=lambda row: (ORDER.index(row[1]), row[0]))
+    return {state: states.count(state) for state in ("done", "review", "failed", "waiting")}, named
+
+
+def write_manifest(
+    out: Path, failed: Mapping[str, str] | None = None, left_out: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Makes the manifest anew from what lies in `out`; unchanged files are not written again. Returns its totals.
+
+    failed: case -> reason; default: what the journals beside the manifest say. left_out: what is no case, and why.
+    Cases that want a look come first, then those that failed.
+    """
     import pandas
 
-    rows = _rows(out)
+    rows = _rows(out, failed_before(out) if failed is None else failed)
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {"cases": rows, "totals": _totals(rows)}
+    facts = {"cases": rows, "totals": _totals(rows), "left_out": dict(left_out or {})}
     text = json.dumps(facts, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     target = folder / "manifest.json"
     tables = [folder / "manifest.csv", folder / "manifest.parquet", folder / "failed.csv"]
@@ -65,7 +99,7 @@ def write_manifest(out: Path) -> dict[str, Any]:
     return facts["totals"]  # type: ignore[return-value]
 
 
-def _rows(out: Path) -> list[dict[str, Any]]:
+def _rows(out: Path, failed: Mapping[str, str]) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(out.glob("[!.]*.json")):
         try:
@@ -77,10 +111,10 @@ def _rows(out: Path) -> list[dict[str, Any]]:
     done = {row["case"] for row in rows}
     rows += [
         {"case": case, "state": "failed", "reason": reason, "files": [], "flags": []}
-        for case, reason in failed_before(out).items()
+        for case, reason in failed.items()
         if case not in done
     ]
-    return sorted(rows, key=lambda row: str(row["case"]))
+    return sorted(rows, key=lambda row: (ORDER.index(row["state"]), str(row["case"])))
 
 
 def _row(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,150 +7,160 @@ with its reason and the others go on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from medseg.config import Predict
-from medseg.core.case import Case, Image
-from medseg.core.errors import Interrupted, UserError
-from medseg.core.machine import peak_ram_bytes, watch_memory
+from medseg.core.case import Image
+from medseg.core.machine import watch_memory
 from medseg.core.progress import Progress, say
+from medseg.core.prompt import Prompt
 from medseg.core.run import Result
 from medseg.core.segmentation import Segmentation
-from medseg.jobs.executor import InProcess, Outcome
+from medseg.jobs.executor import InProcess
 from medseg.predict import memory, outputs
-from medseg.predict.case import Predictor
-from medseg.predict.flags import cut_off, input_flags, output_flags
-from medseg.predict.values import values_in
+from medseg.predict.case import Tick, guided_filter
+from medseg.predict.guided_filter import working_bytes
+from medseg.predict.job import Job, Task
+from medseg.predict.measured import measured
+from medseg.predict.prompts import takes_prompts
+from medseg.predict.shared import SharedPreparation
 
-
-@dataclass(frozen=True)
-class Task:
-    """One case to do: how to open it, and the files that it is made of."""
-
-    case: str
-    opener: Callable[[], Case]
-    files: tuple[str, ...]
-
-
-@dataclass
-class Job:
-    """What a walk over cases needs and what it found out so far.
-
-    settings_hash: equal hash, equal masks. budget: bytes that the process may use.
-    """
-
-    predictor: Predictor
-    out: Path
-    settings: Predict
-    settings_hash: str
-    budget: int
-    window_bytes: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    review: dict[str, str] = field(default_factory=dict)
-    done: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    announced: bool = False
-
-    def facts(self, content: str) -> dict[str, str]:
-        """What a complete case of this job has in its JSON."""
-        return {"model": self.predictor.model.hash, "settings": self.settings_hash, "input": content}
+__all__ = ["Job", "Task", "prepare_engine", "run_job", "run_jobs"]
 
 
 @dataclass
 class Read:
-    """A case that was read, or found complete (`image` None)."""
+    """A case that was read; `image` is None where it is complete in every job. contents: hash of the input, a job."""
 
-    content: str
+    contents: tuple[str, ...]
+    waiting: frozenset[int]
     image: Image | None
     seconds: float
+    prompt: Prompt | None = None
 
 
 @dataclass
 class Made:
-    """A segmented case: the result, what it cost, and the file of its probabilities."""
+    """A segmented case: the image, the result, what it cost, and the file of its probabilities."""
 
+    image: Image
     seg: Segmentation
     cost: dict[str, Any]
     chances: outputs.ProbabilityFile | None
 
 
 def run_job(job: Job, tasks: Sequence[Task], left_out: Mapping[str, str] | None = None) -> Result:
-    """Predicts every task; returns the counts, which add up to the tasks. Interruption and a full disk stop it."""
+    """Predicts every task with one model; see `run_jobs`."""
+    return run_jobs([job], tasks, left_out)[0]
+
+
+def run_jobs(
+    jobs: Sequence[Job], tasks: Sequence[Task], left_out: Mapping[str, str] | None = None
+) -> list[Result]:
+    """Predicts every task with every job's model; a case is read once, and prepared once for plans that agree.
+
+    Returns the counts of each job, which add up to the tasks. Interruption and a full disk stop it.
+    """
     start = time.monotonic()
-    _prepare_budget(job)
-    _prepare_engine(job, len(tasks))
+    shared = SharedPreparation() if len(jobs) > 1 else None
+    for job in jobs:
+        _prepare_budget(job)
+        prepare_engine(job, len(tasks))
+        job.predictor.prepare = shared
+        job.begin([task.case for task in tasks])
     with (
         Progress("predict", max(1, len(tasks))) as bar,
         ThreadPoolExecutor(1, "medseg-read") as reader,
         ThreadPoolExecutor(1, "medseg-write") as writer,
     ):
-        _walk(job, tasks, bar, reader, writer)
-    return _result(job, tasks, left_out or {}, time.monotonic() - start)
+        _walk(jobs, tasks, bar, reader, writer)
+    seconds = time.monotonic() - start
+    return [job.result(len(tasks), left_out or {}, seconds) for job in jobs]
 
 
-def _walk(job: Job, tasks: Sequence[Task], bar: Progress, reader: Executor, writer: Executor) -> None:
+def _walk(
+    jobs: Sequence[Job], tasks: Sequence[Task], bar: Progress, reader: Executor, writer: Executor
+) -> None:
     ahead: Future | None = None
-    writing: tuple[Task, Future] | None = None
+    writing: tuple[Job, Task, Future] | None = None
     for number, task in enumerate(tasks):
         bar.set(number, f"case {task.case}")
-        found = _caught(job, task, ahead or InProcess().submit(_read, job, task))
-        room = number + 1 < len(tasks) and _fits_twice(job, found)
-        ahead = reader.submit(_read, job, tasks[number + 1]) if room else None
-        made = None if found is None else _computed(job, task, found, bar, number)
-        _settle(job, writing)
-        writing = None if made is None else (task, writer.submit(_written, job, task, found, made))
+        found = _caught(jobs, task, ahead or InProcess().submit(_read, jobs, task))
+        room = number + 1 < len(tasks) and all(_fits_twice(job, found) for job in jobs)
+        ahead = reader.submit(_read, jobs, tasks[number + 1]) if room else None
+        for place, job in enumerate(jobs if found is not None else ()):
+            tick = partial(_advance, bar, number + place / len(jobs), len(jobs))
+            made = _computed(job, place, task, found, tick)
+            _settle(writing)
+            content = found.contents[place]
+            writing = None if made is None else (job, task, writer.submit(_written, job, task, content, made))
+            made = None
         if ahead is None:
             # There was no room for two cases: this one has to leave before the next is read.
-            _settle(job, writing)
-            writing = found = made = None
-    _settle(job, writing)
+            _settle(writing)
+            writing = found = None
+        for job in jobs:
+            if job.predictor.prepare is not None:
+                job.predictor.prepare.forget()
+    _settle(writing)
 
 
-def _settle(job: Job, writing: tuple[Task, Future] | None) -> None:
+def _settle(writing: tuple[Job, Task, Future] | None) -> None:
     """Waits until a case is written."""
     if writing is not None:
-        _caught(job, *writing)
+        job, task, future = writing
+        _caught([job], task, future)
 
 
-def _caught(job: Job, task: Task, future: Future) -> Any:
+def _caught(jobs: Sequence[Job], task: Task, future: Future) -> Any:
     """The result, or None after the reason was noted."""
     error = future.exception()
-    return future.result() if error is None else _note(job, task, error)
+    if error is None:
+        return future.result()
+    for job in jobs:
+        job.fail(task.case, error)
+    return None
 
 
-def _note(job: Job, task: Task, error: BaseException) -> None:
-    """Notes why a case failed, and removes masks of an earlier image; what stops all further cases is raised."""
-    if isinstance(error, Interrupted) or not isinstance(error, Exception):
-        raise error
-    if isinstance(error, UserError) and "disk is full" in error.what:
-        raise error
-    job.failed[task.case] = Outcome(task.case, error=error).reason
-    outputs.discard(job.out, task.case)
-    say(f"  case {task.case} failed: {job.failed[task.case]}")
+def _read(jobs: Sequence[Job], task: Task) -> Read:
+    start = time.monotonic()
+    contents = _contents(jobs, task)
+    waiting = frozenset(
+        place
+        for place, (job, content) in enumerate(zip(jobs, contents))
+        if not outputs.is_complete(job.out, task.case, job.facts(content))
+    )
+    if not waiting:
+        return Read(contents, waiting, None, 0.0)
+    image = task.opener().image()
+    prompted = any(takes_prompts(jobs[place].predictor.model) for place in waiting)
+    prompt = task.hints.read(image) if prompted and task.hints else None
+    return Read(contents, waiting, image, time.monotonic() - start, prompt)
 
 
-def _read(job: Job, task: Task) -> Read:
+def _contents(jobs: Sequence[Job], task: Task) -> tuple[str, ...]:
+    """Hash of the input for every job: the image's files, and for models that take prompts those of the prompt."""
     from medseg.io.doors import content_hash
 
-    start = time.monotonic()
-    content = content_hash([Path(name) for name in task.files])
-    if outputs.is_complete(job.out, task.case, job.facts(content)):
-        return Read(content, None, 0.0)
-    image = task.opener().image()
-    return Read(content, image, time.monotonic() - start)
+    known: dict[tuple[str, ...], str] = {}
+    names = []
+    for job in jobs:
+        hints = task.hints if takes_prompts(job.predictor.model) else None
+        names.append((*task.files, *(hints.files if hints else ())))
+        if names[-1] not in known:
+            known[names[-1]] = content_hash([Path(name) for name in names[-1]])
+    return tuple(known[one] for one in names)
 
 
-def _computed(job: Job, task: Task, found: Read, bar: Progress, number: int) -> Made | None:
-    """Segments one case; None after a failure, and for a case that was complete."""
+def _computed(job: Job, place: int, task: Task, found: Read, tick: Tick) -> Made | None:
+    """Segments one case; None after a failure, and for a case that was complete. place: of the job among the jobs."""
     image, model = found.image, job.predictor.model
-    if image is None:
-        _remember(job, task, outputs.read_sidecar(job.out, task.case))
+    if image is None or place not in found.waiting:
+        job.keep(task.case, outputs.read_sidecar(job.out, task.case), fresh=False)
         return None
     chances = None
     start = time.monotonic()
@@ -160,31 +170,30 @@ def _computed(job: Job, task: Task, found: Read, bar: Progress, number: int) -> 
         if job.settings.probabilities and model.net is not None:
             chances = outputs.ProbabilityFile(job.out, model.plan.out_channels)
         with watch_memory() as trace:
-            tick = partial(_advance, bar, number)
-            seg = job.predictor.segment(image, tick, chances.sink if chances else None)
+            seg = job.predictor.segment(image, tick, chances.sink if chances else None, found.prompt)
         _keep_engine(job)
     except Exception as error:
         if chances is not None:
             chances.close()
-        return _note(job, task, error)
+        job.fail(task.case, error)
+        return None
     cost = {
         "seconds": round(time.monotonic() - start + found.seconds, 3),
         "seconds_read": round(found.seconds, 3),
         "peak_ram_bytes": trace.peak_bytes,
         "formats": formats,
     }
-    return Made(seg, cost, chances)
+    return Made(image, seg, cost, chances)
 
 
-def _advance(bar: Progress, number: int, done: int, total: int) -> None:
+def _advance(bar: Progress, begun: float, jobs: int, done: int, total: int) -> None:
     """Moves the bar by windows, so that the time left is known within a case."""
-    bar.set(number + done / max(1, total))
+    bar.set(begun + done / max(1, total) / jobs)
 
 
-def _written(job: Job, task: Task, found: Read, made: Made) -> None:
+def _written(job: Job, task: Task, content: str, made: Made) -> None:
     """Writes masks, then the JSON that makes the case complete."""
-    image, seg, plan = found.image, made.seg, job.predictor.model.plan
-    assert image is not None
+    image, seg, plan = made.image, made.seg, job.predictor.model.plan
     outputs.sidecar(job.out, task.case).unlink(missing_ok=True)
     names, troubles = outputs.write_masks(seg, image, task.case, made.cost["formats"], job.out)
     if made.chances is not None:
@@ -192,68 +201,22 @@ def _written(job: Job, task: Task, found: Read, made: Made) -> None:
         formats = made.cost["formats"]
         names += made.chances.write(seg, image, task.case, background, job.out, formats)
         made.chances.close()
-    facts = {**made.cost, **_measured(job, image, seg), **job.facts(found.content), "files": names}
+    facts = {**made.cost, **measured(job.predictor, image, seg), **job.facts(content), "files": names}
     facts["flags"] += troubles
     outputs.write_sidecar(job.out, task.case, facts)
-    job.done[task.case] = facts
-    _remember(job, task, facts)
-
-
-def _remember(job: Job, task: Task, facts: Mapping[str, Any]) -> None:
-    """Cases with flags are to be looked at, whenever they were predicted."""
-    if facts["flags"]:
-        job.review[task.case] = "; ".join(facts["flags"])
-
-
-def _measured(job: Job, image: Image, seg: Segmentation) -> dict[str, Any]:
-    """Volumes, flags and notes of a result."""
-    model = job.predictor.model
-    voxels = voxels_of(seg)
-    unknown = cut_off(seg, voxels)
-    litre = seg.geometry.voxel_volume_ml
-    volumes = {
-        name: None if litre is None or name in unknown else round(n * litre, 4) for name, n in voxels.items()
-    }
-    # A classical method was never trained, so there is nothing that its images could be unlike.
-    trained = model.net is not None
-    plan = model.plan if trained else model.plan.model_copy(update={"volume_ml": {}})
-    flags = input_flags(image, plan) if trained else []
-    return {
-        "voxels": voxels,
-        "volumes_ml": volumes,
-        "flags": [*flags, *output_flags(seg, voxels, plan)],
-        "system": model.system.slug,
-        "engine": job.predictor.engine,
-        "engine_facts": None if job.predictor.choice is None else job.predictor.choice.as_json(),
-        "windows": seg.provenance["windows"],
-        "windows_of_air": seg.provenance.get("windows_of_air", 0),
-        "intensity": values_in(seg, image),
-        "geometry": seg.geometry.as_json(),
-        "classes": [info.as_json() for info in seg.classes],
-        "notes": [*image.notes, *seg.provenance["notes"], *unknown.values()],
-    }
-
-
-def voxels_of(seg: Segmentation) -> dict[str, int]:
-    """Class -> number of voxels."""
-    from medseg.data.reading import value_counts
-
-    if seg.regions is not None:
-        return {info.name: int(np.count_nonzero(region)) for info, region in zip(seg.classes, seg.regions)}
-    counts = value_counts(seg.labels)
-    return {info.name: counts.get(info.index, 0) for info in seg.classes}
+    job.keep(task.case, facts, fresh=True)
 
 
 # --- engine -------------------------------------------------------------------------------------------------------
 
 
-def _prepare_engine(job: Job, cases: int) -> None:
+def prepare_engine(job: Job, cases: int) -> None:
     """What came before in this folder is gone on with in the same manner."""
     from medseg.predict.engines.choose import Choice
     from medseg.predict.engines.kept import read_choice
 
-    job.predictor.cases = max(1, cases)
-    before = read_choice(job.out, _engine_facts(job))
+    job.predictor.cases = max(1, cases, job.expected)
+    before = read_choice(job.out, job.engine_facts())
     job.predictor.before = None if before is None else Choice.from_json(before)
 
 
@@ -263,12 +226,7 @@ def _keep_engine(job: Job) -> None:
 
     if job.predictor.choice is not None and job.predictor.before is None:
         job.predictor.before = job.predictor.choice
-        write_choice(job.out, _engine_facts(job), job.predictor.choice.as_json())
-
-
-def _engine_facts(job: Job) -> dict[str, str]:
-    kind = job.predictor.device.partition(":")[0]
-    return {"model": job.predictor.model.hash, "settings": job.settings_hash, "device": kind}
+        write_choice(job.out, job.engine_facts(), job.predictor.choice.as_json())
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -276,10 +234,11 @@ def _engine_facts(job: Job) -> dict[str, str]:
 
 def _prepare_budget(job: Job) -> None:
     model = job.predictor.model
-    if model.net is not None:
+    if model.net is not None and not job.window_bytes:
         job.window_bytes = memory.window_bytes(
-            model.net, model.plan.in_channels, model.plan.patch_size, model.plan.out_channels
+            job.predictor.net, model.plan.in_channels, model.plan.patch_size, model.plan.out_channels
         )
+        job.window_bytes += memory.engine_bytes(job.settings.engine)
 
 
 def _need(job: Job, image: Image) -> memory.Estimate | None:
@@ -294,7 +253,12 @@ def _need(job: Job, image: Image) -> memory.Estimate | None:
         predictor.cut,
         job.window_bytes,
         predictor.accumulators,
+        predictor.summed,
     )
+    filtered = guided_filter(predictor.settings, model.plan)
+    if filtered is not None:
+        grid = image.geometry
+        need = replace(need, borders=working_bytes(grid.shape, grid.spacing, filtered, len(model.classes)))
     need, job.predictor.sums_in_ram = memory.on_gpu(need, job.predictor.device)
     return need
 
@@ -328,28 +292,3 @@ def _fits_twice(job: Job, found: Read | None) -> bool:
     if need is None:
         return 4 * found.image.array.nbytes + memory.held_bytes() < job.budget
     return memory.held_bytes() + need.total + need.image + need.labels < job.budget
-
-
-def _result(job: Job, tasks: Sequence[Task], left_out: Mapping[str, str], seconds: float) -> Result:
-    fresh = len(job.done)
-    done = len(tasks) - len(job.failed)
-    each = f", {sum(f['seconds'] for f in job.done.values()) / fresh:.1f} s each" if fresh else ""
-    parts = [f"{done} of {len(tasks)} cases predicted{each}"]
-    if done > fresh:
-        parts.append(f"{done - fresh} done before")
-    if job.failed:
-        parts.append(f"{len(job.failed)} failed")
-    if job.review:
-        parts.append(f"{len(job.review)} to look at")
-    if job.predictor.engine:
-        parts.append(job.predictor.engine)
-    details = {
-        "new": fresh,
-        "kept": done - fresh,
-        "engine": job.predictor.engine,
-        "model": job.predictor.model.hash,
-        "seconds": round(seconds, 2),
-        "seconds_per_case": round(sum(f["seconds"] for f in job.done.values()) / max(1, fresh), 3),
-        "peak_ram_bytes": peak_ram_bytes(),
-    }
-    return Result("predict", ", ".join(parts), done, job.failed, dict(left_out), job.review, details)

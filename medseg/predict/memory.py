@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,22 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.machine import parse_bytes, ram_available_bytes
 from medseg.ingest.resample import SLAB_BYTES
+from medseg.predict.head import noise, quarter
 from medseg.predict.planes import PORTION
 from medseg.predict.stream import CHUNK
-from medseg.predict.windows import Cut
+from medseg.predict.windows import HEAD_PLANES, Cut
 
 if TYPE_CHECKING:
     from torch import nn
 
 SCRATCH = 1.3
 """Layouts and scratch that the convolution library holds beside a network's tensors, measured."""
+
+CONVERTED = 200 * 2**20
+"""What a converting engine holds beside the network's tensors: its libraries, and the network in its own form."""
+
+SMALL_VOLUME = 20480
+"""Batch x channels x depth x height up to which PyTorch computes a 3D convolution by spelling out neighbourhoods."""
 
 LIBRARIES = 64 * 2**20
 """What numerical libraries keep for themselves once they compute: thread buffers, packed weights, code."""
@@ -40,30 +48,42 @@ class Estimate:
     windows: int
     planes: int
     labels: int
+    borders: int = 0
 
     @property
     def total(self) -> int:
         # While the image is prepared no logits exist yet, and the other way round.
         return (
             self.image
-            + max(2 * self.prepared + 3 * SLAB_BYTES, self.prepared + self.sums + self.windows + self.planes)
+            + max(
+                2 * self.prepared + 3 * SLAB_BYTES,
+                self.prepared + self.sums + self.windows + self.planes,
+                self.prepared + self.borders,
+            )
             + self.labels
             + LIBRARIES
         )
 
     def describe(self) -> str:
         parts = {"image": self.image, "prepared": self.prepared, "logits of open planes": self.sums,
-                 "network": self.windows, "way back": self.planes, "labels": self.labels}  # fmt: skip
+                 "network": self.windows, "way back": self.planes, "labels": self.labels, "borders": self.borders}  # fmt: skip
         return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size > 5e6) + " GB"
 
 
 def estimate(
-    geometry: Geometry, itemsize: int, plan: Plan, cut: Cut, window_bytes: int, accumulators: int = 1
+    geometry: Geometry,
+    itemsize: int,
+    plan: Plan,
+    cut: Cut,
+    window_bytes: int,
+    accumulators: int = 1,
+    summed: int | None = None,
 ) -> Estimate:
     """The memory of one case on `geometry`, whose voxels take `itemsize` bytes as read.
 
     accumulators: how many networks' logits are summed up side by side; more than one have a slab of their mean beside
-    them. An upper bound: a crop that the plan allows is not counted on.
+    them. summed: channels that are summed up where the last layer was put off, None for one a class. An upper bound: a crop that the plan allows is not
+    counted on.
     """
     turned, _, _ = geometry.reoriented()
     grid = turned if plan.spacing_mm is None or turned.unit == "px" else turned.with_spacing(plan.spacing_mm)
@@ -76,11 +96,13 @@ def estimate(
         image=plan.in_channels * voxels * itemsize,
         prepared=4 * plan.in_channels * prod(shape),
         sums=((2 if cut.half_sums else 4) * accumulators + (12 if accumulators > 1 else 0))
-        * plan.out_channels
+        * (summed or plan.out_channels)
         * plane
         * cut.patch[lead],
         windows=window_bytes * cut.batch_size,
-        planes=4 * plan.out_channels * plane * 2 * CHUNK + 16 * own_plane + 16 * PORTION,
+        planes=4 * plan.out_channels * plane * (2 * CHUNK if summed is None else 2 * HEAD_PLANES + 2)
+        + 16 * own_plane
+        + 16 * PORTION,
         labels=voxels * (1 + (plan.out_channels if plan.overlapping else 0)),
     )
 
@@ -100,6 +122,12 @@ def on_gpu(need: Estimate, device: str) -> tuple[Estimate, bool]:
     return replace(need, windows=0), True
 
 
+def engine_bytes(engine: str) -> int:
+    """What `predict.engine` holds beside a window; `auto` may take any engine that is installed."""
+    others = [name for name in ("openvino", "onnxruntime") if find_spec(name) is not None]
+    return 0 if engine == "torch" or (engine == "auto" and not others) else CONVERTED
+
+
 def window_bytes(net: nn.Module, channels: int, patch: Sequence[int], out_channels: int = 1) -> int:
     """Peak memory of one window in float32, scaled up from a run on a window a quarter as long.
 
@@ -115,10 +143,9 @@ def window_bytes(net: nn.Module, channels: int, patch: Sequence[int], out_channe
     wish = getattr(net, "divisor", 1)
     multiples = [wish] * len(patch) if isinstance(wish, int) else wish
     full = [n + -n % m for n, m in zip(patch, multiples)]
-    small = [min(f, max(m, -(-f // (4 * m)) * m)) for f, m in zip(full, multiples)]
-    parameter = next(net.parameters(), torch.empty(0))
-    window = torch.zeros((1, channels, *small), device=parameter.device)
-    held = _Held()
+    window = noise(net, channels, patch)
+    growth = prod(full) / prod(quarter(net, patch))
+    held = _Held([f / s for f, s in zip(full, window.shape[2:])])
     hooks = [m.register_forward_hook(held.look) for m in net.modules() if not list(m.children())]
     try:
         with torch.no_grad():
@@ -128,14 +155,18 @@ def window_bytes(net: nn.Module, channels: int, patch: Sequence[int], out_channe
     finally:
         for hook in hooks:
             hook.remove()
-    return int(held.peak * SCRATCH * prod(full) / prod(small))
+    return int(held.peak * growth)
 
 
 class _Held:
-    """Adds up the tensors that go in and out of layers while they are alive, and remembers the most."""
+    """Adds up the tensors that go in and out of layers while they are alive, and remembers the most.
 
-    def __init__(self) -> None:
-        self.now = self.peak = 0
+    growth: how many times longer the real window is, an axis.
+    """
+
+    def __init__(self, growth: Sequence[float]) -> None:
+        self.growth = growth
+        self.now = self.peak = 0.0
         self.known: set[int] = set()
 
     def look(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -146,7 +177,21 @@ class _Held:
                 self.known.add(key)
                 self.now += tensor.untyped_storage().nbytes()
                 weakref.finalize(tensor, self.drop, key, tensor.untyped_storage().nbytes())
-        self.peak = max(self.peak, self.now)
+        self.peak = max(self.peak, self.now * SCRATCH, self.now + self.columns(layer, inputs, output))
+
+    def columns(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+        """Bytes of the neighbourhoods that PyTorch spells out for a 3D convolution which oneDNN is not given.
+
+        In float32 that is one of few channels (`SMALL_VOLUME`), and with one thread one of a single voxel.
+        """
+        import torch
+
+        if not isinstance(layer, torch.nn.Conv3d) or layer.groups > 1 or not inputs[0].is_cpu:
+            return 0
+        image, size = inputs[0], layer.kernel_size
+        planes = prod(image.shape[:4]) * self.growth[0] * self.growth[1]
+        given = max(size[1:]) > 1 and (planes > SMALL_VOLUME or min(size[1:]) > 3)
+        return 0 if given else int(4 * image.shape[1] * prod(size) * prod(output.shape[2:]))
 
     def drop(self, key: int, size: int) -> None:
         if key in self.known:

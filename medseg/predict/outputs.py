@@ -27,7 +27,7 @@ ON_SERIES = {
 """Formats that refer to the pictures of a DICOM series, and what a person calls them."""
 
 SAME_MASK = ("overlap", "flips", "write", "probabilities", "keep_largest", "fill_holes", "precision", "ensemble",
-             "postprocessing", "engine", "skip_air")  # fmt: skip
+             "postprocessing", "engine", "skip_air", "guided_filter")  # fmt: skip
 """Settings that decide what is written."""
 
 
@@ -202,6 +202,8 @@ class ProbabilityFile:
 def settings_digest(settings: Predict, data: Data | None) -> str:
     """Equal digest, equal masks: what of the settings decides them."""
     facts = [f"{name}={getattr(settings, name)!r}" for name in SAME_MASK]
+    if settings.prompt is not None:
+        facts.append(f"prompt={settings.prompt!r}")
     if data is not None:
         facts += [
             f"{name}={getattr(data, name)!r}" for name in ("channels", "not_finite", "spacing_tolerance")

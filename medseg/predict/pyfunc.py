@@ -5,6 +5,8 @@ The model folder is stored as an artifact and loaded by our own loader; nothing 
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +102,17 @@ def save_pyfunc(model_dir: Path, target: Path, example: npt.NDArray[np.float32])
 
 def wrapped() -> Any:
     """The object that MLflow calls: it loads the model folder when MLflow says where it lies."""
-    import mlflow
+    from mlflow.pyfunc import PythonModel
 
-    class Wrapped(mlflow.pyfunc.PythonModel):
-        def load_context(self, context: Any) -> None:
-            self.inner = ArrayModel(Path(context.artifacts[ARTIFACT]))
+    # MLflow asks for type hints, which it would take for a schema of its own, and lets no filter silence it.
+    with redirect_stderr(StringIO()):
 
-        # Without type hints: MLflow would take them for a schema of its own.
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-            array = model_input["image"] if isinstance(model_input, dict) else model_input
-            return self.inner.predict(array)
+        class Wrapped(PythonModel):
+            def load_context(self, context: Any) -> None:
+                self.inner = ArrayModel(Path(context.artifacts[ARTIFACT]))
+
+            def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+                array = model_input["image"] if isinstance(model_input, dict) else model_input
+                return self.inner.predict(array)
 
     return Wrapped()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.core.errors import UserError
 
 if TYPE_CHECKING:
-    from medseg.predict.many import Task
+    from medseg.predict.job import Task
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,21 @@ class Share:
         """The share in the name of a journal."""
         return "{}-of-{}".format(*self.parts) if self.shard else ""
 
-    def of(self, tasks: Sequence[Task], out: Path) -> list[Task]:
-        """The tasks of this call. Raises UserError when nothing failed before and `only` asks for that."""
+    def of(self, tasks: Sequence[Task], *outs: Path) -> list[Task]:
+        """The tasks of this call. outs: where masks go; with `only`, a case counts that failed in one of them.
+
+        Raises UserError when nothing failed before and `only` asks for that.
+        """
         from medseg.predict.manifest import failed_before
 
         chosen = list(tasks)
         if self.only:
-            failed = failed_before(out)
+            failed = {case for out in outs for case in failed_before(out)}
             chosen = [task for task in chosen if task.case in failed]
             if not chosen:
-                raise UserError("no case failed before", str(out), "leave out --only failed to do all cases")
+                raise UserError(
+                    "no case failed before", str(outs[0]), "leave out --only failed to do all cases"
+                )
         number, count = self.parts
         chosen = chosen[number - 1 :: count]
         if self.trial and len(chosen) > self.trial:

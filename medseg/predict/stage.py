@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ from medseg.core.errors import UserError
 from medseg.core.machine import choose_device, cores
 from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
+from medseg.predict.spread import Order
 
 if TYPE_CHECKING:
-    from medseg.predict.many import Job
+    from medseg.predict.job import Job, Task
 
 KEYS = ("data", "predict")
 READS = ("cases", "sources", "model")
@@ -22,10 +22,26 @@ WRITES = ("predictions",)
 
 
 def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
-    """The hash of the model, wherever it lies."""
+    """The hash of the model, wherever it lies, and of the prompts that its system takes."""
     from medseg.model.facts import load_facts
 
-    return str(load_facts(model_folder(pipeline, folder))["hash"])
+    facts = load_facts(model_folder(pipeline, folder))
+    return str(facts["hash"]) + _prompts(pipeline, folder, facts)
+
+
+def _prompts(pipeline: Pipeline, folder: RunFolder, facts: Mapping[str, Any]) -> str:
+    """What the prompts of the cases are made of; "" for systems that take none."""
+    if facts["kind"] != "classical":
+        return ""
+    from medseg.data.cohort import load_cohort
+    from medseg.predict.prompts import find_hints, prompts_digest
+    from medseg.zoo.build import find
+
+    card = find(facts["system"]["name"])
+    if "prompt" not in (*card.needs, *card.takes):
+        return ""
+    setting = pipeline.predict.prompt
+    return prompts_digest([find_hints(row, pipeline.data, setting, ()) for row in load_cohort(folder).rows])
 
 
 def model_folder(pipeline: Pipeline, folder: RunFolder) -> Path:
@@ -35,36 +51,56 @@ def model_folder(pipeline: Pipeline, folder: RunFolder) -> Path:
 
 def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     """Predicts the cases of `predict.cases`; complete ones are kept. Raises UserError when no case came through."""
-    from medseg.data.cohort import load_cohort, open_case
-    from medseg.predict.many import Task, run_job
+    from medseg.data.cohort import load_cohort
+    from medseg.predict.job import task_of
+    from medseg.predict.manifest import write_manifest
 
     cohort = load_cohort(folder)
-    rows = choose_rows(cohort, which_cases(pipeline))
-    job = open_job(pipeline, [model_folder(pipeline, folder)], folder.predictions)
+    rows = choose_rows(cohort, which_cases(pipeline, folder))
+    models = [model_folder(pipeline, folder)]
+    job = open_job(pipeline, models, folder.predictions)
+    if not folder.is_fold:
+        job.journal, job.system = folder.journal, folder.path.name if folder.parent else ""
     if pipeline.predict.model is None:
         drop_outdated(folder.predictions, job.predictor.model.hash)
-    tasks = [
-        Task(
-            row.case,
-            partial(open_case, row, pipeline.data, cohort.classes),
-            tuple(name for channel in row.images for name in channel),
-        )
-        for row in rows
-    ]
+    tasks = [task_of(row, pipeline.data, pipeline.predict.prompt, cohort.classes) for row in rows]
     folder.predictions.mkdir(parents=True, exist_ok=True)
-    result = run_job(job, tasks)
+    result = run_cases(
+        [job], tasks, Order(pipeline, (tuple(models),), (folder.predictions,), cohort.classes)
+    )[0]
+    write_manifest(folder.predictions, result.failed, dict(cohort.left_out))
     refuse_all_failed(result)
     return result
 
 
-def which_cases(pipeline: Pipeline) -> str:
+def run_cases(
+    jobs: Sequence[Job], tasks: Sequence[Task], order: Order, left_out: Mapping[str, str] | None = None
+) -> list[Result]:
+    """Predicts the cases in this process, or by the workers that `compute.cluster` names; removes what an earlier
+    call that was killed left unfinished."""
+    from medseg.core.atomic import remove_leftovers
+    from medseg.predict.many import run_jobs
+    from medseg.predict.spread import run_spread
+
+    for out in order.outs:
+        if count := remove_leftovers(out):
+            say(f"  {count} unfinished files of a call that was killed were removed")
+    if order.pipeline.compute.cluster.kind == "none" or not all(task.row for task in tasks):
+        return run_jobs(jobs, tasks, left_out)
+    return run_spread(jobs, tasks, order, left_out)
+
+
+def which_cases(pipeline: Pipeline, folder: RunFolder) -> str:
     """`auto`: the held-out cases where some were trained on; all of them where nothing was learnt from this cohort."""
-    from medseg.zoo.build import find
+    from medseg.model.facts import load_facts
 
     if pipeline.predict.cases != "auto":
         return pipeline.predict.cases
-    learnt = pipeline.predict.model is None and find(pipeline.only_system.name).kind == "network"
-    return "holdout" if learnt else "all"
+    if pipeline.predict.model is not None:
+        return "all"
+    facts = load_facts(folder.model)
+    # A classical method that was fitted or searched says so under `training`.
+    return "holdout" if facts["kind"] != "classical" or facts.get("training") else "all"
 
 
 def choose_rows(cohort: Any, which: str) -> Sequence[Any]:
@@ -89,7 +125,7 @@ def open_job(pipeline: Pipeline, models: Sequence[Path], out: Path) -> Job:
     """
     from medseg.model.ensemble import facts_of, load_models
     from medseg.predict.case import Predictor
-    from medseg.predict.many import Job
+    from medseg.predict.job import Job
     from medseg.predict.memory import budget_bytes
     from medseg.predict.outputs import refuse_other_models, settings_digest
 

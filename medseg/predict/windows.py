@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.errors import UserError
+from medseg.predict.head import Head, put_off
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,6 +31,9 @@ SIGMAS = 8.0
 
 PEAK = 10.0
 """Largest Gaussian weight."""
+
+HEAD_PLANES = 8
+"""Planes whose logits are worked out at once where a network's last layer was put off."""
 
 AIR_LOGIT = 1000.0
 """Added to the background wherever a window was left out: far above what networks answer, far below float16's end."""
@@ -166,22 +170,39 @@ def stream_logits(
     """Yields the logits of an image (C, *S) float32 in slabs along `cut.lead`, first to last, without gaps.
 
     A slab's tensor is only valid until the next one is asked for. Held at any time: logits of one window's depth,
-    4 bytes (2 with `half_sums`) x out_channels x patch[lead] x the plane. tick: told how many windows were computed.
-    skip: windows that are left out.
+    4 bytes (2 with `half_sums`) x out_channels x patch[lead] x the plane; of a network whose last layer was put off
+    its features instead, and the logits of a few planes. tick: told how many windows were computed. skip: windows that
+    are left out.
     """
     shape = tuple(image.shape[1:])
     lead = cut.lead(shape)
     image = _padded(image, cut)
     below = cut.below(shape)
     inside = [slice(b, b + n) for b, n in zip(below, shape)]
-    rows = _Rows(run, image, cut, out_channels, lead, skip)
+    head = put_off(run)
+    rows = _Rows(run, image, cut, head.features if head else out_channels, lead, skip)
     for start, stop, planes in rows.walk(tick):
         low, high = max(start, inside[lead].start), min(stop, inside[lead].stop)
-        if low >= high:
-            continue
-        place = [slice(None), *inside]
-        place[lead + 1] = slice(low - start, high - start)
-        yield Slab(lead, low - below[lead], high - below[lead], planes[tuple(place)])
+        step = HEAD_PLANES if head else max(1, high - low)
+        for first in range(low, high, step):
+            last = min(first + step, high)
+            place = [slice(None), *inside]
+            place[lead + 1] = slice(first - start, last - start)
+            some = planes[tuple(place)]
+            logits = some if head is None else _completed(some, head, lead, skip)
+            yield Slab(lead, first - below[lead], last - below[lead], logits)
+
+
+def _completed(planes: Tensor, head: Head, lead: int, skip: Skip) -> Tensor:
+    """Logits (K, *S) of blended features (F, *S), behind which the mark of windows left out may stand."""
+    moved = planes.movedim(lead + 1, 1)
+    logits = head(moved[: head.features])
+    if len(moved) > head.features:
+        if skip.background:
+            logits[0] += moved[-1]
+        else:
+            logits -= moved[-1]
+    return logits.movedim(1, lead + 1)
 
 
 def _padded(image: Tensor, cut: Cut) -> Tensor:
@@ -217,7 +238,9 @@ class _Rows:
         room = list(self.shape)
         room[lead] = cut.patch[lead]
         kind = torch.float16 if cut.half_sums else torch.float32
-        self.sums = torch.zeros((out_channels, *room), dtype=kind, device=device)
+        # Features have no channel of their own for background, so windows left out are marked in one more.
+        self.marked = bool(put_off(run) and skip.windows)
+        self.sums = torch.zeros((out_channels + self.marked, *room), dtype=kind, device=device)
 
     def walk(self, tick: Callable[[int], None] | None) -> Iterator[tuple[int, int, Tensor]]:
         """(start, stop, logits) of the planes that each row of windows makes final."""
@@ -249,8 +272,8 @@ class _Rows:
         corner = [self.starts[axis][i] for axis, i in enumerate(window)]
         corner[self.lead] = 0
         place = tuple(slice(c, c + p) for c, p in zip(corner, self.cut.patch))
-        if self.skip.background:
-            self.sums[0][place] += AIR_LOGIT
+        if self.marked or self.skip.background:
+            self.sums[-1 if self.marked else 0][place] += AIR_LOGIT
             return
         for total in self.sums:
             total[place] -= AIR_LOGIT

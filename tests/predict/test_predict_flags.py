@@ -12,7 +12,7 @@ from medseg.core.case import Image
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Segmentation, side_pairs
 from medseg.predict.flags import cut_off, input_flags, output_flags
-from medseg.predict.many import voxels_of
+from medseg.predict.measured import voxels_of
 
 CLASSES = (
     ClassInfo("left lung", 1, (255, 0, 0), laterality="left"),
@@ -111,6 +111,20 @@ def test_half_a_field_of_view_leaves_the_volume_unknown() -> None:
 def test_pairs_are_found_by_side_and_name() -> None:
     kidney = ClassInfo("kidney_left", 3, (1, 1, 1), laterality="left")
     assert side_pairs((*CLASSES, kidney)) == [CLASSES]
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "words"),
+    [
+        (np.s_[0:0], RIGHT, "left lung was not found, right lung was"),
+        (LEFT, np.s_[0:0], "right lung was not found, left lung was"),
+    ],
+)
+def test_a_missing_side_is_named_where_no_training_says_that_it_may_be(
+    left: Any, right: Any, words: str
+) -> None:
+    seg = lungs(left, right)
+    assert output_flags(seg, voxels_of(seg), a_plan(volume_ml={})) == [words]
 
 
 def test_volumes_need_a_model_that_knows_some() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,25 @@ import torch
 from medseg.config import Compute, IntensityPlan, Plan
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
-from medseg.predict.memory import budget_bytes, estimate, on_gpu, require_fit, window_bytes
+from medseg.predict.memory import (
+    CONVERTED,
+    LIBRARIES,
+    budget_bytes,
+    engine_bytes,
+    estimate,
+    on_gpu,
+    require_fit,
+    window_bytes,
+)
 from medseg.predict.windows import Cut
 
 ROOT = Path(__file__).parents[2]
+
+SLACK = 250 * 2**20
+
+NEEDS_OPENVINO = pytest.mark.skipif(
+    find_spec("openvino") is None, reason="OpenVINO is not installed (extra infer)"
+)
 
 MEASURE = """
 import json, sys
@@ -28,22 +44,26 @@ from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo
 from medseg.model.folder import Model
 from medseg.predict.case import Predictor
-from medseg.predict.memory import estimate, held_bytes, window_bytes
+from medseg.predict.memory import engine_bytes, estimate, held_bytes, window_bytes
 from medseg.zoo.build import build
 
-k, slices = int(sys.argv[1]), int(sys.argv[2])
-net = build("3d-u-net", dims=3, in_channels=1, classes=k, size="tiny").eval()
+kind, engine, precision = sys.argv[1:4]
+k, patch, side, slices = map(int, sys.argv[4:])
+conv = torch.nn.Conv3d
+net = {
+    "u-net": lambda: build("3d-u-net", dims=3, in_channels=1, classes=k, size="tiny"),
+    "few channels": lambda: torch.nn.Sequential(conv(1, 4, 3, padding=1), torch.nn.ReLU(), conv(4, k, 3, padding=1)),
+    "put off": lambda: torch.nn.Sequential(conv(1, 8, 3, padding=1), torch.nn.ReLU(), conv(8, k, 1)),
+}[kind]().eval()
 classes = tuple(ClassInfo(f"c{n}", n, (0, 0, 0)) for n in range(1, k))
 plan = Plan(dims=3, in_channels=1, classes=[c.as_json() for c in classes], out_channels=k, spacing_mm=[2.0] * 3,
             intensity=[IntensityPlan(scheme="ct", low=-900, high=900, shift=0, scale=100)], image_order=3,
-            patch_size=[32, 32, 32], batch_size=1)
-array = np.random.default_rng(0).integers(-1000, 1000, (1, 160, 160, slices), dtype=np.int16)
+            patch_size=[patch] * 3, batch_size=1)
+array = np.random.default_rng(0).integers(-1000, 1000, (1, side, side, slices), dtype=np.int16)
 image = Image(array, Geometry.from_spacing(array.shape[1:], (1.0, 1.0, 1.0)))
-predictor = Predictor(Model(net, None, plan, classes, System(name="3d-u-net"), "0", {}), Predict(precision="fp32", overlap=0.25))
-warm = Image(array[..., :8].copy(), Geometry.from_spacing((160, 160, 8), (1.0, 1.0, 1.0)))
-small = warm._replace(array=warm.array[:, :8, :8], geometry=Geometry.from_spacing((8, 8, 8), (1.0, 1.0, 1.0)))
-predictor.segment(small)  # libraries are loaded and their pools filled before the count starts
-need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(net, 1, plan.patch_size))
+predictor = Predictor(Model(net, None, plan, classes, System(name="3d-u-net"), "0", {}), Predict(engine=engine, precision=precision, overlap=0.25))
+need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(predictor.net, 1, plan.patch_size, k) + engine_bytes(engine), 1,
+                predictor.summed)
 held = held_bytes()
 predictor.segment(image)
 # Not ru_maxrss: a new process starts with that of the one that started it.
@@ -53,9 +73,9 @@ print(json.dumps({"announced": held + need.total - need.image, "measured": peak,
 """
 
 
-def measure(classes: int, slices: int) -> dict[str, int]:
+def measure(*arguments: object) -> dict[str, int]:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(classes), str(slices)],
+        [sys.executable, "-c", MEASURE, *map(str, arguments)],
         cwd=ROOT, check=True, capture_output=True, text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -63,16 +83,39 @@ def measure(classes: int, slices: int) -> dict[str, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to measure the peak")
-def test_the_announced_memory_is_kept_and_no_more_than_twice_what_is_taken() -> None:
-    found = measure(25, 100)
+@pytest.mark.parametrize(
+    ("kind", "engine", "precision", "classes", "patch", "side", "slices"),
+    [
+        ("u-net", "torch", "fp32", 25, 32, 160, 100),
+        ("u-net", "torch", "bf16", 25, 48, 128, 128),
+        ("few channels", "torch", "fp32", 5, 96, 192, 100),
+        ("put off", "torch", "fp32", 104, 64, 160, 128),
+        pytest.param("u-net", "openvino", "fp32", 25, 64, 160, 128, marks=NEEDS_OPENVINO),
+        pytest.param("put off", "openvino", "fp32", 104, 64, 160, 128, marks=NEEDS_OPENVINO),
+    ],
+)
+def test_the_announced_memory_is_kept(
+    kind: str, engine: str, precision: str, classes: int, patch: int, side: int, slices: int
+) -> None:
+    """From a process that has imported PyTorch and nothing else: what is loaded on the way counts as well."""
+    found = measure(kind, engine, precision, classes, patch, side, slices)
     assert found["measured"] <= found["announced"] * 1.02
-    held = found["measured"] - found["grown"]
-    assert found["grown"] > 0.4 * (found["announced"] - held)
+    # Nor is it far too much; what libraries may take is counted whole, however small the case.
+    assert (
+        found["announced"] <= found["measured"] + LIBRARIES + (0 if engine == "torch" else CONVERTED) + SLACK
+    )
 
 
 def a_plan(channels: int) -> Plan:
     return Plan(dims=3, in_channels=1, classes=[], out_channels=channels, spacing_mm=[1.5] * 3,
                 intensity=[IntensityPlan(scheme="none")], patch_size=[128] * 3, batch_size=1)  # fmt: skip
+
+
+def test_an_engine_that_converts_networks_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medseg.predict.memory.find_spec", lambda name: None)
+    assert (engine_bytes("torch"), engine_bytes("auto"), engine_bytes("openvino")) == (0, 0, CONVERTED)
+    monkeypatch.setattr("medseg.predict.memory.find_spec", lambda name: name)
+    assert engine_bytes("auto") == CONVERTED
 
 
 def test_more_slices_do_not_cost_logits() -> None:

@@ -129,7 +129,9 @@ def test_the_manifest_names_every_file_with_its_hash_and_volume(
         pandas.read_parquet(out / "manifest" / "manifest.parquet"),
     ):
         assert list(table["case"]) == [row["case"] for row in facts["cases"]]
-        assert next(iter(table["state"])) == "failed"
+        order = ["review", "failed", "done"]
+        assert "failed" in set(table["state"])
+        assert list(table["state"]) == sorted(table["state"], key=order.index), "those to look at come first"
         assert "organ ml" in table.columns
 
 

@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medseg.core.errors import UserError
 from medseg.core.progress import say
-from medseg.model.parity import PARITY, agreement
+from medseg.model.parity import PARITY
 from medseg.predict.engines import kept
 from medseg.predict.engines.several import engine_of, members_of
 from medseg.predict.engines.table import ENGINES, Forward, Setting
+from medseg.predict.head import Head, put_off
+from medseg.predict.planes import winners
 from medseg.predict.precision import number_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+PLANES = 16
+"""Planes of a window whose labels are compared at once."""
 
 WORTH = 4.0
 """An engine is only set up for work that takes the plain network this many times longer than the setting up."""
@@ -203,13 +208,22 @@ def _runner(net: nn.Module, dtype: Any, forwards: Sequence[Forward] | None) -> A
 
 
 def _dice(net: nn.Module, samples: Tensor, wish: Wish, run: Any) -> float:
-    """The smallest Dice of a window; one window after the other, so that only two windows of logits exist."""
-    full = _runner(net, None, None)
-    found = [
-        agreement(run(sample[None]), full(sample[None]), wish.background, wish.overlapping).dice
-        for sample in samples
-    ]
-    return min(found)
+    """The smallest Dice of a window; one window after the other, so that only two windows of answers exist."""
+    full, head = _runner(net, None, None), put_off(net)
+    return min(_labels_agree(run(sample[None])[0], full(sample[None])[0], head, wish) for sample in samples)
+
+
+def _labels_agree(ours: Tensor, theirs: Tensor, head: Head | None, wish: Wish) -> float:
+    """Dice of all classes together between two answers (K or F, *S), a few planes at a time; 1 where both are empty."""
+    both = sizes = 0
+    for left, right in zip(ours.split(PLANES, 1), theirs.split(PLANES, 1)):
+        if head is not None:
+            left, right = head(left), head(right)
+        found, wanted = (left > 0, right > 0) if wish.overlapping else (winners(left), winners(right))
+        first = 1 if wish.overlapping else int(wish.background)
+        both += int(((found == wanted) & (wanted >= first)).sum())
+        sizes += int((found >= first).sum() + (wanted >= first).sum())
+    return 2 * both / sizes if sizes else 1.0
 
 
 def _seconds(run: Any, samples: Tensor) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import chain, combinations
 from typing import TYPE_CHECKING
 
+from medseg.predict.head import put_off
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 class Eager:
     """Windows (B, C, *S) float32 on any device -> logits (B, K, *S) on the network's device.
+
+    A network whose last layer was put off (`head.without_last_layer`) answers with features, and `put_off` holds that
+    layer.
 
     The logits have the number type that they were computed in; averages over mirrored copies are float32.
 
@@ -33,6 +38,7 @@ class Eager:
         forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.net, self.autocast, self.forward = net, autocast, forward
+        self.put_off = put_off(net)
         self.divisor = getattr(net, "divisor", 1) if divisor is None else divisor
         self.mirrors = list(
             chain.from_iterable(combinations(sorted(flips), n) for n in range(len(flips) + 1))
