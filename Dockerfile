@@ -1,5 +1,6 @@
 # docker build -t medseg .                                                        on a plain Python base
 # docker build -t medseg --build-arg BASE=nvidia/cuda:12.6.3-runtime-ubuntu24.04 . on a CUDA base
+# docker run --rm --user "$(id -u):$(id -g)" -v "$PWD":/data medseg run pipelines/ct_lung.yaml     results are yours
 # A smaller image without CUDA: --build-arg TORCH_OPTIONS="--index-url ADDRESS" with the PyTorch project's CPU index.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
@@ -20,7 +21,8 @@ COPY configs /src/configs
 COPY data_manifests /src/data_manifests
 RUN pip install /src && rm -rf /src
 
-# Any user id works: nothing is written outside the run folder and /tmp.
+# Any user id works, also one without a name or a home: nothing is written outside the run folder and /tmp.
+ENV HOME=/tmp LOGNAME=medseg
 RUN useradd --create-home --uid 10001 medseg
 USER medseg
 WORKDIR /data

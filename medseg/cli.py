@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from medseg import __version__
+from medseg.cli_ask import asked
+from medseg.cli_bench import bench, gallery
 from medseg.cli_compare import compare
 from medseg.cli_door import SOME_FAILED, run_safely
 from medseg.cli_model import model
@@ -121,10 +123,13 @@ def _walk(pipeline_file: Path, data: Path | None, model: Path | None, out: Path 
     from medseg import closing
     from medseg.pipeline import ROAD, run
 
-    pipeline = _load(pipeline_file, data, model, overrides, folds)
-    folder = _folder(pipeline, out, resume)
+    def walked(overrides: tuple[str, ...]) -> Any:
+        pipeline = _load(pipeline_file, data, model, overrides, folds)
+        return run(pipeline, place, steps=steps or ROAD, force=force)
+
     stop_gently()
-    walk = run(pipeline, folder, steps=steps or ROAD, force=force)
+    place = _folder(_load(pipeline_file, data, model, overrides, folds), out, resume)
+    walk = asked(walked, overrides, as_json)
     if as_json:
         click.echo(json.dumps(closing.summary(walk), allow_nan=False))
     else:
@@ -141,12 +146,25 @@ def _walk(pipeline_file: Path, data: Path | None, model: Path | None, out: Path 
     help="Stop after this step.",
 )
 @click.option("--again", multiple=True, metavar="STEP", help="Do this step again although nothing changed.")
+@click.option(
+    "--only",
+    type=click.Choice(["failed"]),
+    help="Do the steps again in which cases failed; the rest is kept.",
+)
 def run(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | None, overrides: tuple[str, ...],
-        resume: bool, as_json: bool, until: str | None, again: tuple[str, ...], folds: str | None) -> None:  # fmt: skip
+        resume: bool, as_json: bool, until: str | None, again: tuple[str, ...], only: str | None,
+        folds: str | None) -> None:  # fmt: skip
     """Walk the whole road: check, plan, ingest, train, predict, score, report."""
     from medseg.pipeline import ROAD
 
     steps = ROAD[: ROAD.index(until) + 1] if until else ROAD
+    if only:
+        from medseg.closing import failed_steps
+
+        again = (
+            *again,
+            *failed_steps(out or _folder(_load(pipeline_file, data, model, overrides), None, True)),
+        )
     _walk(pipeline_file, data, model, out, overrides, resume, as_json, steps, again, folds)
 
 
@@ -161,9 +179,13 @@ def check(
 ) -> None:
     """Find what is wrong with the data of a pipeline, or of a bare folder, before it costs a week."""
     if target.is_dir():
-        from medseg.check.folder import check_folder
+        from medseg.check.folder import check_folder, settings_from
 
-        found = check_folder(target)
+        if data is not None:
+            raise click.UsageError(
+                "give the data folder once: it stands in the place of the pipeline already"
+            )
+        found = asked(lambda more: check_folder(target, settings_from(more), out), overrides, as_json)
         facts = {**found, "cases": found["counts"]}
         if as_json:
             click.echo(json.dumps(facts, allow_nan=False))
@@ -192,9 +214,12 @@ def check(
     help="With --fingerprint: nnunet, nnunet-resenc-m, -l, -xl.",
 )
 @click.option("--memory", default=8.0, show_default=True, help="With --fingerprint: GPU memory target in GB.")
+@click.option(
+    "--measure", is_flag=True, help="Take dry steps: how much memory, and the largest batch that fits."
+)
 @AS_JSON
 def plan(pipeline_file: Path | None, data: Path | None, out: Path | None, overrides: tuple[str, ...],
-         fingerprint: Path | None, planner: str, memory: float, as_json: bool) -> None:  # fmt: skip
+         fingerprint: Path | None, planner: str, memory: float, measure: bool, as_json: bool) -> None:  # fmt: skip
     """Decide spacing, patch, batch and topology; every decision with its reason."""
     from medseg.core.errors import UserError
 
@@ -208,6 +233,11 @@ def plan(pipeline_file: Path | None, data: Path | None, out: Path | None, overri
         return
     if pipeline_file is None:
         raise UserError("plan needs a pipeline file or --fingerprint FILE")
+    if measure:
+        from medseg.cli_measure import plan_and_measure
+
+        plan_and_measure(_load(pipeline_file, data, None, overrides), out, as_json)
+        return
     _walk(pipeline_file, data, None, out, overrides, False, as_json, ("check", "plan"))
 
 
@@ -258,16 +288,21 @@ def report(run_folder: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("run_folder", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("run_folder", type=click.Path(path_type=Path), metavar="RUN|MASKS")
 @AS_JSON
 def status(run_folder: Path, as_json: bool) -> None:
-    """What is finished in a run folder, and which cases failed or want a look."""
+    """What is finished in a run folder or a folder of masks, and which cases failed or want a look."""
     from medseg.closing import status as status_of
 
+    if not (run_folder / "pipeline.yaml").is_file() and (run_folder / "manifest").is_dir():
+        from medseg.cli_predict import say_status
+
+        say_status(run_folder, as_json)
+        return
     _run_folder(run_folder)
     facts = status_of(run_folder)
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(facts, allow_nan=False))
         return
     for system, steps in facts["steps"].items():
         for step, about in steps.items():
@@ -307,6 +342,8 @@ for _tool in TOOLS:
     cli.add_command(_tool)
 cli.add_command(compare)
 cli.add_command(model)
+cli.add_command(bench)
+cli.add_command(gallery)
 
 
 def main() -> None:

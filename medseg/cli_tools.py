@@ -8,8 +8,6 @@ from pathlib import Path
 
 import click
 
-from medseg.cli_door import SOME_FAILED
-
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
@@ -96,7 +94,8 @@ def init(folder: Path, out: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
 @click.option("--port", default=5000, show_default=True, help="Port on 127.0.0.1.")
-def ui(run_folder: Path | None, port: int) -> None:
+@AS_JSON
+def ui(run_folder: Path | None, port: int, as_json: bool) -> None:
     """MLflow's pages on the run's store, on this computer only (127.0.0.1)."""
     import subprocess
 
@@ -106,91 +105,26 @@ def ui(run_folder: Path | None, port: int) -> None:
     kept = (run_folder or Path("runs")) / "tracking.json"
     uri = read_json(kept)["uri"] if kept.exists() else default_uri(run_folder or Path("runs"))
     command, environment = ui_command(uri, port)
-    click.echo(f"MLflow opens on http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    url = f"http://127.0.0.1:{port}"
+    click.echo(json.dumps({"url": url}) if as_json else f"MLflow opens on {url}  (Ctrl-C ends it)")
     try:
-        sys.exit(subprocess.call(command, env=environment))
+        # Its own words go to standard error: with --json standard output holds the object alone.
+        sys.exit(subprocess.call(command, env=environment, stdout=sys.stderr))
     except KeyboardInterrupt:
         sys.exit(0)
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+@AS_JSON
+def completion(shell: str, as_json: bool) -> None:
     """The line that switches on completion of verbs, options and files in your shell."""
     lines = {
         "bash": 'eval "$(_MEDSEG_COMPLETE=bash_source medseg)"   # put this into ~/.bashrc',
         "zsh": 'eval "$(_MEDSEG_COMPLETE=zsh_source medseg)"   # put this into ~/.zshrc',
         "fish": "_MEDSEG_COMPLETE=fish_source medseg | source   # put this into ~/.config/fish/completions/medseg.fish",
     }
-    click.echo(lines[shell])
+    click.echo(json.dumps({"line": lines[shell].split("   #")[0]}) if as_json else lines[shell])
 
 
-@click.command()
-@click.argument("what", type=click.Choice(["zoo"]))
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder with one folder a data set (or MEDSEG_DATA)."
-)
-@click.option("--systems", help="Only these systems, with commas between. Default: every network.")
-@click.option("--data-sets", help="Only these data sets of the recipe, with commas between.")
-@click.option(
-    "--minutes", type=float, help="Training minutes of a system on a data set. Default: the recipe's, 2."
-)
-@click.option(
-    "--shard", metavar="I/N", help="Only every N-th entry, beginning with the I-th; for several machines."
-)
-@click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Entries measured at once."
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("docs/zoo"),
-    show_default=True,
-    help="Folder of the results, one JSON file an entry; the page is written beside it.",
-)
-@click.option(
-    "--work",
-    type=click.Path(path_type=Path),
-    default=Path("runs/bench-zoo"),
-    show_default=True,
-    help="Prepared cases and logs.",
-)
-@click.option("--recipe", type=click.Path(path_type=Path), help="Another recipe than configs/bench/zoo.yaml.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the recipe."
-)
-@click.option("--again", is_flag=True, help="Measure also what has not changed.")
-@click.option("--retry", is_flag=True, help="Measure also what failed before.")
-@click.option("--no-track", is_flag=True, help="Write nothing to MLflow.")
-@click.option(
-    "--table", is_flag=True, help="Measure nothing; write the page from the results that are there."
-)
-@AS_JSON
-def bench(what: str, data: Path | None, systems: str | None, data_sets: str | None, minutes: float | None,
-          shard: str | None, workers: int, out: Path, work: Path, recipe: Path | None, overrides: tuple[str, ...],
-          again: bool, retry: bool, no_track: bool, table: bool, as_json: bool) -> None:  # fmt: skip
-    """Train every network of the catalog by one short recipe on the same data, and write the tables."""
-    from medseg.bench.recipe import load_recipe
-    from medseg.bench.run import Wish
-    from medseg.bench.run import run as run_bench
-    from medseg.bench.table import text_of, write_page
-
-    read = load_recipe(recipe, minutes, overrides)
-    names = [
-        [part.strip() for part in (text or "").split(",") if part.strip()] for text in (systems, data_sets)
-    ]
-    if table:
-        page = write_page(read, out)
-        click.echo(json.dumps({"page": str(page)}) if as_json else f"wrote {page}")
-        return
-    done = run_bench(Wish(read, out, work, data, *names, shard, workers, again, retry, not no_track))
-    page = write_page(load_recipe(recipe, None, overrides), out)
-    if as_json:
-        click.echo(json.dumps({**done.as_json(), "page": str(page)}))
-    else:
-        click.echo(f"{text_of(done.measured, done.failed)}\n{done.kept} entries kept, page {page}")
-    if done.failed:
-        sys.exit(SOME_FAILED)
-
-
-TOOLS = (list_systems, show, schema, init, bench, ui, completion)
+TOOLS = (list_systems, show, schema, init, ui, completion)

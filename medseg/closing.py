@@ -98,9 +98,9 @@ def text(walk: Walk) -> str:
             *(f"    {case}: {reason}" for case, reason in list(review.items())[:10]),
         ]
     used = "  ".join(f"{step} {duration(s)}" for step, s in walk.seconds.items())
-    lines.append(
-        f"  time     {duration(walk.total_seconds)} ({used}), peak memory {walk.peak_ram_bytes / 1e9:.2f} GB"
-    )
+    if used:
+        peak = f"peak memory {walk.peak_ram_bytes / 1e9:.2f} GB"
+        lines.append(f"  time     {duration(walk.total_seconds)} ({used}), {peak}")
     lines.append(f"  results  {walk.folder.path}")
     if walk.folder.report.exists():
         lines.append(f"  report   {walk.folder.report}")
@@ -197,6 +197,17 @@ def _case_dice(folder: RunFolder, case: str) -> str:
 
 def _number(value: Any, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def failed_steps(path: Path) -> tuple[str, ...]:
+    """The steps of a run in which cases failed; UserError where there is none."""
+    from medseg.core.errors import UserError
+
+    facts = status(path)
+    steps = {case["step"] for case in facts["cases"] if case["state"] == "failed"}
+    if not steps:
+        raise UserError("no case failed before", str(path), "leave out --only failed to do all cases")
+    return tuple(step for step in ROAD if step in steps)
 
 
 def status(path: Path) -> dict[str, Any]:

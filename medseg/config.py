@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
+from medseg.config_types import Compute as Compute
+from medseg.config_types import GuidedFilterSetting, PromptSetting, SearchSetting
 from medseg.config_types import IntensityPlan as IntensityPlan
+from medseg.config_types import PatientWords as PatientWords
 from medseg.config_types import Plan as Plan
 from medseg.config_types import Section as Section
 
@@ -57,6 +60,7 @@ class Split(Section):
     file: str | None = Field(
         None, description="CSV with the columns case and split or fold, relative to the data root"
     )
+    patient_words: PatientWords = None
 
 
 class Select(Section):
@@ -294,6 +298,7 @@ class Train(Section):
     seeds: int = Field(
         1, ge=1, le=100, description="trainings a fold, with seeds compute.seed, +1 ...; their spread is said"
     )
+    search: SearchSetting = 0
 
     @property
     def several(self) -> bool:
@@ -352,6 +357,8 @@ class Predict(Section):
     postprocessing: Literal["auto", "none"] = Field(
         "auto", description="auto: what cross-validation chose and the model folder holds; none: leave it out"
     )
+    guided_filter: GuidedFilterSetting = "auto"
+    prompt: PromptSetting = None
 
 
 class Score(Section):
@@ -388,22 +395,6 @@ class Track(Section):
     )
     experiment: str | None = Field(None, description="name of the experiment; default: the pipeline's name")
     log_model: bool = Field(True, description="store the model with a signature, loadable by mlflow.pyfunc")
-
-
-class Compute(Section):
-    """What the run may use."""
-
-    device: str = Field(
-        "auto", description="auto, cpu, cuda, cuda:N or mps", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"
-    )
-    cores: int | None = Field(None, ge=1, description="CPU cores; default: all this process may use")
-    ram: str | int | None = Field(
-        None, description="memory that may be used, e.g. 6 GB; default: what is free"
-    )
-    seed: int = Field(17, ge=0, description="seed of everything random")
-    workers: int | None = Field(
-        None, ge=0, description="cases worked on at once; default by memory and cores"
-    )
 
 
 class Pipeline(Section):

@@ -1,16 +1,165 @@
-"""What the pipeline's types and the plan are made of: a strict section, and what plan.yaml holds."""
+"""What the pipeline's types and the plan are made of: a strict section, what a run may use, what plan.yaml holds."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
     """A part of the pipeline file: unknown keys are errors, values cannot be changed after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+PatientWords = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=9,
+        description="how many words of a case name tell the patient, where no table does: 1 for P01_scan2, words end at _ - . or space",
+    ),
+]
+
+
+# --- what a run may use -------------------------------------------------------------------------------------------
+
+Plain = str | int | float | bool | None
+
+
+class Cluster(Section):
+    """Which workers do cases: this process, processes of this computer, or machines."""
+
+    kind: Literal["none", "processes", "dask", "slurm", "pbs", "sge", "lsf", "kubernetes"] = Field(
+        "none",
+        description="none: this process; processes: of this computer; dask: a Dask cluster; slurm, pbs, sge, lsf: batch jobs; kubernetes: pods (extra `cluster`)",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="how many workers; default: 2 for processes and dask, 4 for jobs and pods"
+    )
+    address: str | None = Field(
+        None,
+        description="a running Dask scheduler, e.g. tcp://head:8786; dask without it starts workers on this computer",
+        pattern=r"^[a-z]+://",
+    )
+    options: dict[str, Plain | list[Plain] | dict[str, Plain]] = Field(
+        default_factory=dict,
+        description="handed to dask-jobqueue or dask-kubernetes as they are: queue, cores, memory, walltime, image ...",
+    )
+
+
+def _by_kind(value: Any) -> Any:
+    """`cluster: slurm` is `cluster: {kind: slurm}`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class Compute(Section):
+    """What the run may use."""
+
+    device: str = Field(
+        "auto", description="auto, cpu, cuda, cuda:N or mps", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"
+    )
+    devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        1,
+        description="GPUs (or CPU processes) that share a training; each gets its part of the batch; auto: all GPUs",
+    )
+    cores: int | None = Field(None, ge=1, description="CPU cores; default: all this process may use")
+    ram: str | int | None = Field(
+        None, description="memory that may be used, e.g. 6 GB; default: what is free"
+    )
+    seed: int = Field(17, ge=0, description="seed of everything random")
+    workers: int | None = Field(
+        None, ge=0, description="cases worked on at once; default by memory and cores"
+    )
+    cluster: Annotated[Cluster, BeforeValidator(_by_kind)] = Field(
+        default_factory=Cluster,
+        description="who predicts the cases; a name (processes, dask, slurm ...) or a section",
+    )
+
+
+# --- prompts -------------------------------------------------------------------------------------------------------
+
+
+class Prompts(Section):
+    """Where the hints come from that interactive methods need."""
+
+    files: str | None = Field(
+        None,
+        description="a folder with CASE.json or a mask of scribbles CASE.png, CASE.nii.gz; or one JSON file of all cases",
+    )
+    background: int = Field(
+        255, ge=1, le=65535, description="value in masks of scribbles that marks background; 0 is unmarked"
+    )
+    box: str | None = Field(
+        None,
+        description="which of several boxes a JSON of all cases has for a case, e.g. drawn; default: the first there is",
+    )
+    simulate: Literal["none", "points", "box", "scribbles"] = Field(
+        "none",
+        description="made from the label instead: the scores then know part of the answer, which the report says",
+    )
+    points: int = Field(1, ge=1, le=100, description="simulated points a class, and as many on background")
+    margin_percent: float = Field(
+        3.0,
+        ge=0,
+        le=50,
+        description="by how much of the image's size a simulated box is wider than the object",
+    )
+    seed: int = Field(0, ge=0, description="the same seed simulates the same points")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Prompts:
+        if self.files is not None and self.simulate != "none":
+            raise ValueError("prompts come from files or are simulated: leave out one of files and simulate")
+        return self
+
+
+def _by_source(value: Any) -> Any:
+    """`prompt: simulate` and `prompt: FOLDER` for the commonest two."""
+    if value == "simulate":
+        return {"simulate": "points"}
+    return {"files": value} if isinstance(value, str) else value
+
+
+PromptSetting = Annotated[
+    Prompts | None,
+    BeforeValidator(_by_source),
+    Field(
+        description="hints for interactive methods: simulate, a folder, or the keys below; null: those of the cases"
+    ),
+]
+
+SearchSetting = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=10_000,
+        description="settings of a classical method tried on the training cases, at most; 0: none, as published",
+    ),
+]
+
+
+# --- borders that follow the image ---------------------------------------------------------------------------------
+
+
+class GuidedFilter(Section):
+    """Moves borders of classes from the network's grid to the edges of the image (He, Sun, Tang 2010)."""
+
+    radius_mm: float = Field(
+        8.0, gt=0, le=100, description="half width of the boxes it looks at; px for photographs"
+    )
+    epsilon: float = Field(
+        1e-3, gt=0, description="contrast below its root, as a share of the intensity window, is no edge"
+    )
+
+
+GuidedFilterSetting = Annotated[
+    GuidedFilter | Literal["auto", "none"],
+    Field(
+        description="borders follow the image's edges: {radius_mm: 8, epsilon: 0.001}; auto: what the model was made with; none: as the network drew them"
+    ),
+]
 
 
 # --- what plan.yaml holds -----------------------------------------------------------------------------------------
@@ -59,9 +208,14 @@ class Plan(Section):
     volume_ml: dict[str, list[float]] = Field(
         default_factory=dict, description="smallest and largest volume of each class in training data"
     )
+    on_border: dict[str, float] = Field(
+        default_factory=dict,
+        description="share of training cases in which a class runs into the border of the field of view",
+    )
     mirror_axes: list[int] = Field(
         default_factory=list, description="axes along which mirroring keeps the meaning"
     )
+    guided_filter: GuidedFilter | None = Field(None, description="borders are moved to the image's own edges")
     estimate: dict[str, Any] = Field(
         default_factory=dict, description="minutes and bytes each step will take on this machine"
     )

@@ -21,6 +21,7 @@ import medseg
 from medseg import cross_validation
 from medseg.config import Pipeline
 from medseg.config_file import load_pipeline, save_pipeline
+from medseg.core.atomic import remove_leftovers
 from medseg.core.errors import Interrupted, UserError
 from medseg.core.machine import cores, watch_memory
 from medseg.core.progress import duration, keep_log, say
@@ -72,6 +73,7 @@ def run(
     pipeline = pipeline.model_copy(update={"data": resolved(pipeline.data)})
     walk = Walk(RunFolder(out), pipeline)
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     keep_log(walk.folder.log)
     _use_cores(pipeline)
     save_pipeline(pipeline, walk.folder.pipeline_file, medseg.__version__)

@@ -25,6 +25,8 @@ PRIVATE_KEYS = (
     "predict.model",
     "train.start_from",
     "track.uri",
+    "compute.cluster.address",
+    "compute.cluster.options",
 )
 """Settings that may name a person's folder; they stay in the run folder."""
 
@@ -224,7 +226,7 @@ def _settings(pipeline: Pipeline) -> dict[str, Any]:
         *parents, last = dotted.split(".")
         for key in parents:
             node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict) and node.get(last) is not None:
+        if isinstance(node, dict) and node.get(last):
             node[last] = "(in the run folder)"
     values["data"]["classes"] = list(values["data"]["classes"])
     return values

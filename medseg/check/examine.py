@@ -64,6 +64,7 @@ def examine(row: CaseRow, data: Data, classes: Sequence[ClassInfo], needs_label:
     Raises UserError with the reason when the case cannot be used.
     """
     from medseg.io.doors import content_hash
+    from medseg.io.layout import IN_DOUBT
 
     if row.trouble:
         raise UserError(row.trouble, f"case {row.case}")
@@ -86,8 +87,8 @@ def examine(row: CaseRow, data: Data, classes: Sequence[ClassInfo], needs_label:
         "voxel_ml": image.geometry.voxel_volume_ml,
         **voxel_facts(label.voxels if label else {}, image.geometry.voxel_volume_ml),
     }
-    review += more
-    notes = (*image.notes, *(label.notes if label else ()))
+    review += more + [note for note in image.notes if IN_DOUBT in note]
+    notes = (*(n for n in image.notes if IN_DOUBT not in n), *(label.notes if label else ()))
     return Examined(row, facts, label, tuple(review), notes, hashes)
 
 
@@ -106,8 +107,8 @@ def _label(
 
 
 def reason_of(error: UserError) -> str:
-    """The sentence with its details, on one line."""
-    return "; ".join((error.what, *error.faults))
+    """The sentence with its details and the remedy, on one line."""
+    return "; ".join((error.what, *error.faults)) + (f" -> {error.hint}" if error.hint else "")
 
 
 def without_paths(text: str, row: CaseRow) -> str:

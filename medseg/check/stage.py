@@ -13,6 +13,7 @@ from medseg.core.errors import UserError
 from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
 from medseg.data.cohort import cohort_key, data_root, find_cases, resolved, save_cohort
+from medseg.data.patients import require_clear_patients
 
 KEYS = ("data", "system", "predict")
 READS: tuple[str, ...] = ()
@@ -33,6 +34,8 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     root = data_root(data)
     cohort = find_cases(data, root, cohort_key(folder))
     training = trains(pipeline)
+    if training:
+        require_clear_patients(cohort)
     checked = check_cohort(cohort, resolved(data, root), training, pipeline.compute.workers)
     write_failed(checked.cohort, checked.states, folder)
     refuse_nothing_left(checked, training)
@@ -86,7 +89,7 @@ def refuse_nothing_left(checked: Checked, training: bool) -> None:
             f"none of {len(rows)} cases can be used",
             "data",
             checked.hint or "private/failed.csv in the run folder lists the files",
-            [f"case {row.case}: {reason}" for row, (_, reason) in zip(rows, states)][:12],
+            [f"case {row.case}: {reason.split(' -> ')[0]}" for row, (_, reason) in zip(rows, states)][:12],
         )
     if training and not any(row.split == "train" for row in usable):
         raise UserError(

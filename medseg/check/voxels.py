@@ -35,7 +35,10 @@ def check_voxels(image: Image, data: Data) -> tuple[dict[str, object], list[str]
         "maximum": high,
         "not_finite": count,
     }
-    return facts, [*_constant(ranges), *_implausible(low, high, data)]
+    return facts, [
+        *_constant(ranges),
+        *_implausible(low, high, data.modality == "ct" or image.modality == "CT"),
+    ]
 
 
 def _require_modality(image: Image, data: Data) -> None:
@@ -67,8 +70,8 @@ def _constant(ranges: list[tuple[float, float]]) -> list[str]:
     return [f"channel {number} is constant: every voxel is {ranges[number - 1][0]:g}" for number in flat]
 
 
-def _implausible(low: float, high: float, data: Data) -> list[str]:
-    if data.modality != "ct" or low == high:
+def _implausible(low: float, high: float, is_ct: bool) -> list[str]:
+    if not is_ct or low == high:
         return []
     if low >= 0:
         return [f"values from {low:g} to {high:g}: no CT in Hounsfield units has nothing below 0"]

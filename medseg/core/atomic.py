@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import platform
+import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import UserError
+
+PART = ".part-"
+"""How the names of files begin that are not finished."""
+
+FOREIGN_PART_HOURS = 48.0
+"""An unfinished file of another machine that nobody has touched for so long has no writer any more."""
 
 
 @contextmanager
@@ -25,7 +35,7 @@ def atomic_path(target: Path, suffix: str | None = None, flush: bool = True) -> 
     ending = "".join(target.suffixes[-2:]) if suffix is None else suffix
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", suffix=ending, dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=part_prefix(), suffix=ending, dir=target.parent)
         os.close(handle)
     except OSError as err:
         raise writing_failed(err, target) from err
@@ -40,6 +50,50 @@ def atomic_path(target: Path, suffix: str | None = None, flush: bool = True) -> 
         raise writing_failed(err, target) from err
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_prefix() -> str:
+    """The beginning of an unfinished file's name: machine and process that write it."""
+    return f"{PART}{_machine()}-{os.getpid()}-"
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Removes what killed processes left unfinished below `folder`; returns how many files.
+
+    Files of processes that still run stay: several jobs may write into one folder.
+    """
+    count = 0
+    for path in sorted(folder.rglob(f"{PART}*")):
+        if path.is_file() and _has_no_writer(path):
+            path.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+def _has_no_writer(part: Path) -> bool:
+    named = re.match(rf"{re.escape(PART)}([0-9a-f]{{8}})-(\d+)-", part.name)
+    try:
+        touched = part.stat().st_mtime
+    except OSError:
+        return False  # it was finished, or taken away by another job, just now
+    if named and named[1] == _machine():
+        return not _runs_since(int(named[2]), touched)
+    return time.time() - touched > FOREIGN_PART_HOURS * 3600
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _runs_since(pid: int, moment: float) -> bool:
+    """Whether the process that had this number at `moment` still runs; numbers are given away again."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() <= moment + 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def write_text(target: Path, text: str) -> None:

@@ -39,6 +39,27 @@ class UserError(Exception):
         return {"what": self.what, "where": self.where, "hint": self.hint, "faults": list(self.faults)}
 
 
+class Question(UserError):
+    """Something that only a person can decide: asked on a terminal, an error with the choices to write in a script.
+
+    choices: (what it means, the setting that says so, as after `--set`).
+    """
+
+    def __init__(
+        self, what: str, where: str, faults: Iterable[str], choices: Iterable[tuple[str, str]]
+    ) -> None:
+        self.choices = tuple(choices)
+        options = "; ".join(f"{setting} ({meaning})" for meaning, setting in self.choices)
+        super().__init__(what, where, f"decide with --set, or in the pipeline file: {options}", faults)
+
+    def __reduce__(self) -> tuple:
+        return (type(self), (self.what, self.where, self.faults, self.choices))
+
+    def as_json(self) -> dict[str, object]:
+        choices = [{"means": meaning, "set": setting} for meaning, setting in self.choices]
+        return {**super().as_json(), "choices": choices}
+
+
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C or SIGTERM); what was finished is kept and can be continued."""
 

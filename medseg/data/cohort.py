@@ -25,6 +25,7 @@ from medseg.data.classes import class_infos
 from medseg.data.description import filled_in, is_description, load_description
 from medseg.data.description import find as find_described
 from medseg.data.manifest import read_manifest
+from medseg.data.patients import by_first_words, doubtful_words
 from medseg.data.reading import open_case
 from medseg.data.rows import CaseRow, Cohort, Found, column_name, counted
 from medseg.data.splits import assign_splits, read_split_file
@@ -80,7 +81,7 @@ def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -
     """
     root = root or data_root(data)
     data = resolved(data, root)
-    found = _with_subjects(look(data, root))
+    found = by_first_words(_with_subjects(look(data, root)), data.split.patient_words)
     if not found.rows:
         raise UserError("no cases found", str(root or data.manifest), "see `medseg init FOLDER`")
     specs = data.classes or found.classes
@@ -91,6 +92,7 @@ def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -
     if data.manifest and not is_description(data.manifest) and specs:
         _require_known_names(rows, specs)
     rows = tuple(_with_values(row, data, specs) for row in rows)
+    doubt = 0 if is_description(data.manifest) else doubtful_words(rows, found, data.split.by)
     rows, how = assign_splits(rows, data.split)
     notes += (*how, *_several_scans(rows, found, data))
     rows, left_out, names = _named(rows, found, data, key or secrets.token_bytes(32))
@@ -104,6 +106,7 @@ def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -
         found.patients_known,
         # Without a part of the labels the files are not those that the description counted.
         found.checksum if sum(map(_n_files, rows)) == sum(map(_n_files, found.rows)) else "",
+        doubt,
     )
 
 
@@ -159,6 +162,7 @@ def _split_file(data: Data, root: Path | None) -> Path:
 def _recognise(data: Data, root: Path) -> Found:
     """Tries the layouts from the most to the least particular; `data.layout` leaves one to try."""
     from medseg.data.layouts import decathlon, dicom, nnunet, pairs
+    from medseg.data.layouts.dicom_lost import NoVolume
 
     def table(root: Path, data: Data) -> Found | None:
         named = next((root / name for name in TABLE_NAMES if (root / name).is_file()), None)
@@ -187,7 +191,12 @@ def _recognise(data: Data, root: Path) -> Found:
             or not any(row.labels for row in paired.rows)
             or "folder images" not in paired.layout
         ):
-            found = dicom.find(root, data)
+            try:
+                found = dicom.find(root, data)
+            except NoVolume:
+                if paired is None:
+                    raise
+                found = None
             if found is not None:
                 return found
     found = pairs.find(root, data)
@@ -215,7 +224,7 @@ def _several_scans(rows: Sequence[CaseRow], found: Found, data: Data) -> tuple[s
         return ()
     return (
         "no patient key: every case counts as another patient; if some are scans of the same person, give a table"
-        " with a patient column, or training and validation will share people",
+        " with a patient column or data.split.patient_words, or training and validation will share people",
     )
 
 
@@ -252,7 +261,11 @@ def _named(
     if hide:
         left_out = tuple((f"left-out-{_hash(name, key)}", reason) for name, reason in left_out)
     notes = (
-        ("case names are keyed hashes; private/sources.json in the run folder says whose",) if hide else ()
+        (
+            "case names are keyed hashes; private/sources.json in the run folder (of a check: with --out) says whose",
+        )
+        if hide
+        else ()
     )
     return tuple(done), left_out, notes
 

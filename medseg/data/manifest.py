@@ -1,5 +1,5 @@
 """A table of cases: CSV or Parquet with the columns case, patient, image or image_<channel>, label or label_<name>,
-split, fold, known. Only the image is required. Paths are relative to the table's folder or to the data root."""
+split, fold, known, prompt. Only the image is required. Paths are relative to the table's folder or to the data root."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medseg.core.errors import UserError, did_you_mean
 from medseg.data.rows import SPLITS, CaseRow, Found, counted, hidden
 from medseg.io.names import stem_of
 
-PLAIN = ("case", "patient", "image", "label", "split", "fold", "known", "labelled")
+PLAIN = ("case", "patient", "image", "label", "split", "fold", "known", "labelled", "prompt")
 SPLIT_WORDS = {"": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
                "dev": "val", "test": "test", "testing": "test", "holdout": "test"}  # fmt: skip
 
@@ -169,6 +169,9 @@ def _row(
         for c, f in drawn.items()
         if not _exists(f)
     ]
+    prompt = str(_find(record["prompt"], folders)) if record.get("prompt") else ""
+    if prompt and not Path(prompt).is_file():
+        trouble.append(f"{place} of the table: the file in column 'prompt' does not exist")
     named = next((record[c] for c in images if record[c]), "")
     case = record.get("case") or stem_of(Path(named.rstrip("/\\")))
     if not case:
@@ -184,6 +187,7 @@ def _row(
         known=tuple(filter(None, (k.strip() for k in re.split(r"[|;,]", known)))) or None,
         place=place,
         trouble="; ".join(trouble),
+        prompt=prompt,
     )
 
 

@@ -25,6 +25,7 @@ class CaseRow:
     values: class -> (column, label values) where this case's files write classes in their own way; None: as the cohort.
     rest_is_background: label values that belong to no class count as background instead of being an error.
     place: where the case was named ("line 7"), for messages. trouble: why it cannot be used, found while listing.
+    prompt: the file of its prompt (points, boxes, scribbles of a person); "" where the cohort names none.
     """
 
     case: str
@@ -38,6 +39,7 @@ class CaseRow:
     rest_is_background: bool = False
     place: str = ""
     trouble: str = ""
+    prompt: str = ""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ class CaseRow:
             "rest_is_background": self.rest_is_background,
             "place": self.place,
             "trouble": self.trouble,
+            "prompt": self.prompt,
         }
 
     @classmethod
@@ -82,6 +85,7 @@ class Cohort:
     layout: how the data lies, in words. notes: what was assumed. left_out: (name, reason) of what was not taken.
     channels: names of the image channels. patients_known: whether the patient keys come from somewhere.
     checksum: what a data set description says its files hash to; "" when it says nothing.
+    doubtful_words: how many words at the beginning of the names may name a patient with several scans; 0: no doubt.
     """
 
     rows: tuple[CaseRow, ...]
@@ -92,6 +96,7 @@ class Cohort:
     channels: tuple[str, ...] = ()
     patients_known: bool = True
     checksum: str = ""
+    doubtful_words: int = 0
 
     @property
     def n_patients(self) -> int:

@@ -13,6 +13,9 @@ import numpy.typing as npt
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 
+IN_DOUBT = "left and right are in doubt"
+"""What notes say where a header contradicts itself or is silent about sides; such a case is looked at by a person."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

@@ -11,12 +11,16 @@ import numpy.typing as npt
 
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
-from medseg.io.layout import Layout, affine_of, beside, lps_affine, numbers_text
+from medseg.io.layout import IN_DOUBT, Layout, affine_of, beside, lps_affine, numbers_text
 from medseg.io.voxels import grid
 
 TYPES = {"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
               "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8",
               "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"}  # fmt: skip
+
+
+DIRECTIONS = {"TransformMatrix", "Rotation", "Orientation"}
+"""Names of the field that says where the axes point."""
 
 
 def read_header(start: bytes, path: Path) -> Layout:
@@ -56,15 +60,22 @@ def read_header(start: bytes, path: Path) -> Layout:
         grid(shape, _metaaffine_of(fields, dimension), path.name),
         shape if values == 1 else (values, *shape), None if values == 1 else 0,
         np.dtype((">" if big else "<") + TYPES[fields["ElementType"]]), "zlib" if packed else "raw",
-        path if local else beside(path, name), end if local else skip,
+        path if local else beside(path, name), end if local else skip, _doubts(fields, len(shape)),
     )  # fmt: skip
+
+
+def _doubts(fields: Mapping[str, str], dimension: int) -> tuple[str, ...]:
+    """What has to be said of a volume whose header names no directions."""
+    if dimension < 3 or DIRECTIONS & set(fields):
+        return ()
+    return (f"no orientation in the header: {IN_DOUBT} (taken as L, P, S)",)
 
 
 def _metaaffine_of(fields: Mapping[str, str], dimension: int) -> npt.NDArray[np.float64]:
     numbers = {key: [float(x) for x in value.split()] for key, value in fields.items() if key in
                ("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin", "ElementSpacing", "ElementSize")}  # fmt: skip
     spacing = numbers.get("ElementSpacing") or numbers["ElementSize"]
-    matrix = next((numbers[k] for k in ("TransformMatrix", "Rotation", "Orientation") if k in numbers), None)
+    matrix = next((numbers[k] for k in sorted(DIRECTIONS, reverse=True) if k in numbers), None)
     directions = np.eye(dimension) if matrix is None else np.reshape(matrix, (dimension, dimension))
     origin = next((numbers[k] for k in ("Offset", "Position", "Origin") if k in numbers), [0.0] * dimension)
     # A row of the matrix is the direction of one axis.

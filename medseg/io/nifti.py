@@ -22,6 +22,7 @@ from medseg.core.atomic import atomic_path
 from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.geometry import GRID_TOLERANCE_VOXELS, Geometry
+from medseg.io.layout import IN_DOUBT
 from medseg.io.sizes import MOST_A_GZIP_EXPANDS, inflate, refuse_oversize, voxel_bytes
 from medseg.io.voxels import channels_first, grid, native
 
@@ -274,7 +275,7 @@ def _geometry(header: Header, where: str) -> tuple[Geometry, tuple[str, ...]]:
         affine = q_affine
     else:
         affine = header.get_base_affine()
-        notes.append("no orientation in the header: left and right are in doubt (taken as L, A, S)")
+        notes.append(f"no orientation in the header: {IN_DOUBT} (taken as L, A, S)")
     unit = _unit(header, where)
     if unit != 1.0:
         affine = np.diag([unit, unit, unit, 1.0]) @ affine
@@ -332,8 +333,8 @@ def _disagreement(sform: Geometry, qform: Geometry) -> list[str]:
         return []
     if sform.axis_codes != qform.axis_codes:
         return [
-            f"sform says {sform.axis_codes} and qform says {qform.axis_codes} ({distance:.1f} mm apart): left and "
-            "right are in doubt; the sform was taken"
+            f"sform says {sform.axis_codes} and qform says {qform.axis_codes} ({distance:.1f} mm apart): {IN_DOUBT};"
+            " the sform was taken"
         ]
     return [f"sform and qform are {distance:.2f} mm apart; the sform was taken"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
-from medseg.io.layout import Layout, affine_of, beside, lps_affine, numbers_text
+from medseg.io.layout import IN_DOUBT, Layout, affine_of, beside, lps_affine, numbers_text
 from medseg.io.voxels import grid
 
 LONGEST_HEADER_BYTES = 2**20
@@ -123,7 +123,7 @@ def _directions(
         raise UserError("has no spacing and no orientation", where, "save it with space directions in mm")
     steps = [[spacings[axis] if n == m else 0.0 for m in range(len(used))] for n, axis in enumerate(used)]
     value_axis = next((axis for axis in range(dimension) if axis not in used), None)
-    note = "no orientation in the header: left and right are in doubt (taken as L, P, S)"
+    note = f"no orientation in the header: {IN_DOUBT} (taken as L, P, S)"
     return affine_of(steps, [0.0] * len(used), (-1.0, -1.0, 1.0)), value_axis, (note,)
 
 

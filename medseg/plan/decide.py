@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medseg.config import Pipeline, Plan
+from medseg.config_types import GuidedFilter
 from medseg.core.errors import UserError
 from medseg.core.machine import Device, choose_device, cores, parse_bytes, ram_available_bytes
 from medseg.plan import grids
@@ -66,8 +67,10 @@ def _data_facts(
         "crop": crop,
         "image_order": order,
         "mirror_axes": mirror,
+        "guided_filter": decide_guided_filter(pipeline),
         "foreground_fraction": fingerprint.foreground_fraction(classes),
         "volume_ml": fingerprint.volume_ml(classes),
+        "on_border": fingerprint.on_border(classes),
     }
     reasons = {
         "dims": f"all {fingerprint.total} training cases have {fingerprint.dims} axes",
@@ -78,11 +81,18 @@ def _data_facts(
         "crop": why_crop,
         "image_order": why_order,
         "mirror_axes": why_mirror,
+        "guided_filter": "predict.guided_filter",
         "volume_ml": f"smallest and largest in {len(fingerprint.cases)} training cases"
         if facts["volume_ml"]
         else "pixels have no volume",
     }
     return facts, reasons
+
+
+def decide_guided_filter(pipeline: Pipeline) -> GuidedFilter | None:
+    """What a model is made with: the pipeline's filter, or none."""
+    setting = pipeline.predict.guided_filter
+    return setting if isinstance(setting, GuidedFilter) else None
 
 
 def prepared_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None, crop: str) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class CaseFacts:
     shape, spacing: of the file's grid. kept_shape: after cropping to what is not zero; kept_share: its share of the
     volume. foreground: (C, N) intensities of labelled voxels, of all voxels where there is no label.
     voxels: class -> count; volume_ml: class -> ml, without the classes that were not drawn in this case.
+    on_border: classes that run into the border of the field of view.
     """
 
     case: str
@@ -46,6 +47,7 @@ class CaseFacts:
     foreground: npt.NDArray[np.float32]
     voxels: dict[str, int] = field(default_factory=dict)
     volume_ml: dict[str, float] = field(default_factory=dict)
+    on_border: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,15 @@ class Fingerprint:
             present = [c.volume_ml[info.name] for c in self.cases if c.volume_ml.get(info.name, 0) > 0]
             if present:
                 out[info.name] = [float(min(present)), float(max(present))]
+        return out
+
+    def on_border(self, classes: Sequence[ClassInfo]) -> dict[str, float]:
+        """Share of the cases with a class in which it runs into the border of the field of view."""
+        out = {}
+        for info in classes:
+            present = [c for c in self.cases if c.voxels.get(info.name, 0) > 0]
+            if present:
+                out[info.name] = sum(info.name in c.on_border for c in present) / len(present)
         return out
 
 
@@ -179,7 +190,14 @@ def facts_of(
         _foreground(case, image, label),
         voxels,
         {} if millilitres is None else {name: n * millilitres for name, n in voxels.items()},
+        frozenset() if label is None else _on_border(label, voxels),
     )
+
+
+def _on_border(label: Segmentation, voxels: Mapping[str, int]) -> frozenset[str]:
+    from medseg.predict.flags import cut_off
+
+    return frozenset(cut_off(label, {**dict.fromkeys((c.name for c in label.classes), 0), **voxels}))
 
 
 def _class_voxels(

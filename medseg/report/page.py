@@ -87,14 +87,17 @@ def _columns(pipeline: Pipeline, sheets: list[Sheet]) -> list[str]:
 
 
 def _split_counts(folder: RunFolder) -> dict[str, int]:
+    """Cases that took part, by split; what failed the check or was skipped is counted apart."""
     if not folder.cases.exists():
         return {}
     import pandas as pd
 
     table = pd.read_parquet(folder.cases)
     names = {"train": "for training", "val": "for validation", "test": "held out", "": "without a split"}
-    counts = table["split"].fillna("").value_counts()
-    return {names.get(str(k), str(k)): int(n) for k, n in counts.items()}
+    used = table["status"] == "ok"
+    counts = table["split"][used].fillna("").value_counts()
+    apart = {"not used": int((~used).sum())} if not used.all() else {}
+    return {names.get(str(k), str(k)): int(n) for k, n in counts.items()} | apart
 
 
 def _colours(sheets: list[Sheet]) -> dict[str, str]:

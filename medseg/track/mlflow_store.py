@@ -19,7 +19,7 @@ from typing import Any
 from medseg.core.errors import UserError
 from medseg.core.progress import say
 
-MAX_ARTIFACT_BYTES = 2_000_000
+MAX_ARTIFACT_BYTES = 20_000_000
 
 
 def default_uri(runs_folder: Path) -> str:

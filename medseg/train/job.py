@@ -83,6 +83,7 @@ class Trained:
     scores: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     averaged: bool = False
+    augment_percent: float = 0.0
 
 
 def continued(job: Job, facts: dict[str, Any] | None) -> dict[str, Any] | None:

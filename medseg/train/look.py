@@ -36,6 +36,11 @@ class Look:
     seconds: float
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @property
+    def dice_of_class(self) -> dict[str, float]:
+        """Class name -> mean Dice, of the classes that were there."""
+        return {name: row["dice"] for name, row in self.per_class.items()}
+
     def as_scores(self) -> dict[str, Any]:
         """What model.json keeps."""
         return {

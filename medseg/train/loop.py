@@ -31,6 +31,7 @@ from medseg.train.freeze import Frozen
 from medseg.train.history import History
 from medseg.train.job import Job, Trained, continued
 from medseg.train.look import Look, Looker, weights_of
+from medseg.train.meter import Meter
 from medseg.train.objective import Objective, forward_through, known_channels, step_loss
 from medseg.train.optimiser import Average, build_optimiser
 from medseg.train.prefetch import Prefetch
@@ -101,7 +102,7 @@ class Training:
             self.looker.limit_by_windows(self.times.steps_between)
         self.history = History(job.folder.history)
         self.progressing = Progressing(self.settings.patience)
-        self.bad, self.waited, self.rate, self.rate_t = 0, 0.0, 0.0, 0.0
+        self.bad, self.waited, self.rate, self.rate_t, self.meter = 0, 0.0, 0.0, 0.0, Meter()
         self.notes: list[str] = [self.procedure.note] if self.procedure.note else []
         self.last_look: Look | None = None
         self.saved_at = time.monotonic()
@@ -132,6 +133,8 @@ class Training:
                 self.waited = waited_before + batches.waited
                 self.history.add(loss)
                 self._show(bar)
+                if line := self.meter.after_step(self.sampler.epoch(clock.step), clock.seconds, self.waited):
+                    say(f"train    {line}")
                 if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
                     self.save()
         clock.pause()
@@ -162,7 +165,8 @@ class Training:
         arrays = (torch.from_numpy(batch.images), torch.from_numpy(batch.targets))
         images, targets = self.fabric.to_device(arrays)
         if self.augment is not None:
-            images, targets = self.augment(images, targets, np.random.default_rng([*seeds, 2]))
+            with self.meter.augmenting():
+                images, targets = self.augment(images, targets, np.random.default_rng([*seeds, 2]))
         loss = self.loss_of(images, targets, known_channels(self.job, batch.cases, images.device))
         if unlabelled is not None:
             others = self.fabric.to_device(torch.from_numpy(unlabelled.images))
@@ -259,6 +263,7 @@ class Training:
             epochs=self.sampler.epoch(self.clock.step),
             precision=self.precision,
             data_wait_percent=self._wait_percent(),
+            augment_percent=self.meter.percent(self.clock.seconds),
             scores={} if self.last_look is None else self.last_look.as_scores(),
             notes=tuple(self.notes),
             averaged=averaged,
@@ -277,7 +282,9 @@ class Training:
             "rate": self.rate,
             "val_dice": None if look is None else look.dice,
             "val_iou": None if look is None else look.iou,
+            "val_dice_of_class": {} if look is None else look.dice_of_class,
             "data_wait_percent": self._wait_percent(),
+            "augment_percent": self.meter.percent(self.clock.seconds),
             "ram_bytes": psutil.Process().memory_info().rss,
         }
         self.history.write(self.clock.t, facts)
@@ -293,6 +300,7 @@ class Training:
             "step": self.clock.step,
             "seconds": self.clock.seconds,
             "waited": self.waited,
+            "augmented": self.meter.augmented,
             "rate": self.rate,
             "next_look": [self.times.next_t, self.times.next_step],
             "looked_at": list(self.looker.cases) if self.last_look is not None else None,
@@ -316,6 +324,7 @@ class Training:
         self.clock.restore(int(facts["step"]), float(facts["seconds"]))
         self.waited, self.rate = float(facts["waited"]), float(facts["rate"])
         self.rate_t = float(facts["rate_t"])
+        self.meter.augmented = float(facts.get("augmented", 0.0))
         self.progressing.restore(facts["progressing"])
         longer = facts["length"] != [self.settings.minutes, self.settings.steps]
         if longer:

@@ -11,6 +11,7 @@ from medseg.config_plan import load_plan
 from medseg.core.errors import UserError
 from medseg.core.progress import duration, say
 from medseg.core.run import Result, RunFolder
+from medseg.train import several
 
 if TYPE_CHECKING:
     from medseg.train.job import Job, Trained
@@ -27,6 +28,8 @@ SHARE_OF_RAM = 0.3
 def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
     """What else the model depends on: the seed, models that are given, which prepared cases there are."""
     facts = [str(pipeline.compute.seed), _prepared_key(folder)]
+    if pipeline.train.search:
+        facts.append(repr(pipeline.predict.prompt))
     for given in (pipeline.predict.model, pipeline.train.start_from):
         path = Path(given or "") / "model.json"
         facts.append(
@@ -38,7 +41,7 @@ def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
 
 
 def run(pipeline: Pipeline, folder: RunFolder) -> Result:
-    """Trains the one system of this walk and writes its model folder; classical systems are only written down."""
+    """Trains the one system of this walk and writes its model folder; classical systems are fitted, or written down."""
     if pipeline.predict.model is not None:
         return take_given(Path(pipeline.predict.model), folder)
     from medseg.zoo.build import find
@@ -46,8 +49,25 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     card = find(pipeline.only_system.name)
     plan = load_plan(folder.plan)
     if card.kind == "classical":
-        return write_classical(pipeline, folder, plan)
+        from medseg.train.classical import train_classical
+
+        return train_classical(pipeline, folder, plan)
+    several.require_alone()
+    key = several.key_of(pipeline, folder, inputs(pipeline, folder))
+    left = several.left_by_others(folder, key)
+    if left is not None:
+        return left
+    processes = several.devices_of(pipeline)
+    if processes > 1:
+        return several.train_on_several(pipeline, folder, processes, key)
     return train_network(pipeline, folder, plan, card)
+
+
+def train_here(pipeline: Pipeline, folder: RunFolder) -> Result:
+    """The share of this process in a training of several."""
+    from medseg.zoo.build import find
+
+    return train_network(pipeline, folder, load_plan(folder.plan), find(pipeline.only_system.name))
 
 
 def take_given(source: Path, folder: RunFolder) -> Result:
@@ -57,27 +77,6 @@ def take_given(source: Path, folder: RunFolder) -> Result:
     facts = copy_model(source, folder.model)
     line = f"nothing to train: the given {facts['system']['name']} is used, model {facts['hash'][:12]}"
     return Result("train", line, details={"model": facts["hash"]})
-
-
-def write_classical(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> Result:
-    """A classical method has nothing to train, unless it sets its arguments by looking at labelled cases."""
-    from medseg.model.folder import build_system, save_model
-
-    system = pipeline.only_system
-    method = getattr(build_system(system, plan), "method", None)
-    done, line = 0, f"nothing to train: {system.name} is computed"
-    if hasattr(method, "fit"):
-        from medseg.data.cohort import cases_of, load_cohort, open_case
-
-        cohort = load_cohort(folder)
-        cases = [
-            open_case(row, pipeline.data, cohort.classes) for row in cases_of(cohort, "train") if row.labels
-        ]
-        learned = dict(method.fit(cases) or {})
-        system = system.model_copy(update={"arguments": {**system.arguments, **learned}})
-        done, line = len(cases), f"{system.name} fitted to {len(cases)} cases: {learned}"
-    digest = save_model(folder.model, None, system=system, plan=plan, data_hash=data_hash(folder))
-    return Result("train", line, done, details={"model": digest})
 
 
 def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card) -> Result:
@@ -91,7 +90,7 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     from medseg.train.undrawn import require_fixed_sides
 
     system = with_deep_supervision(pipeline, card)
-    job = make_job(pipeline, folder, plan, system)
+    job = make_job(pipeline, folder, several.share_batch(plan, several.started_together()), system)
     torch.manual_seed(pipeline.compute.seed)
     net = build_system(system, plan)
     if pipeline.train.start_from is not None:
@@ -105,6 +104,8 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     trained = train(net, job, augment)
     for note in trained.notes:
         say(f"train    {note}")
+    if not several.is_first():
+        return Result("train", in_words(trained))
     digest = save_model(
         folder.model,
         net,
@@ -151,7 +152,7 @@ def make_job(pipeline: Pipeline, folder: RunFolder, plan: Plan, system: System) 
         unlabelled={name: cases[name] for name in paths["unlabelled"]},
         seed=pipeline.compute.seed,
         device=device.name,
-        cores=pipeline.compute.cores or cores(),
+        cores=max(1, (pipeline.compute.cores or cores()) // several.on_this_machine()),
         data_key=_prepared_key(folder) + data_hash(folder),
     )
 
@@ -177,7 +178,7 @@ def open_cases(paths: dict[str, Path], pipeline: Pipeline) -> dict[str, Any]:
 
     cases = {name: open_prepared(path) for name, path in paths.items()}
     room = ram_available_bytes() if pipeline.compute.ram is None else parse_bytes(pipeline.compute.ram)
-    if sum(case.nbytes for case in cases.values()) > SHARE_OF_RAM * room:
+    if sum(case.nbytes for case in cases.values()) > SHARE_OF_RAM * room / several.on_this_machine():
         return cases
     return {name: open_prepared(path, keep=True) for name, path in paths.items()}
 
@@ -215,6 +216,7 @@ def numbers_of(trained: Trained) -> dict[str, Any]:
         "epochs": round(trained.epochs, 2),
         "training_seconds": round(trained.seconds, 1),
         "data_wait_percent": trained.data_wait_percent,
+        "augment_percent": trained.augment_percent,
         "precision": trained.precision.name,
         "val_dice": trained.scores.get("dice"),
         "val_iou": trained.scores.get("iou"),
@@ -244,7 +246,8 @@ def in_words(trained: Trained) -> str:
     found = "" if dice is None else f", validation Dice {dice:.3f} on {trained.scores['n']} cases"
     return (
         f"{trained.steps} steps in {duration(trained.seconds)} with {trained.precision.name}, every case seen "
-        f"{trained.epochs:.0f} times{found}, {trained.data_wait_percent:.0f} % of the time waiting for data"
+        f"{trained.epochs:.0f} times{found}, {trained.data_wait_percent:.0f} % of the time waiting for data, "
+        f"{trained.augment_percent:.0f} % augmenting"
     )
 
 

@@ -26,9 +26,10 @@ FLOORS = [
     {"remember", "cross_validation"},
     {"pipeline"},
     {"bench"},
-    {"closing", "cli_door"},
+    {"gallery"},
+    {"closing", "cli_door", "cli_ask"},
     {"cli_tools", "cli_model", "cli_predict"},
-    {"cli_compare"},
+    {"cli_compare", "cli_bench", "cli_measure"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -42,11 +42,12 @@ def test_the_verbs_are_these() -> None:
         "show",
         "schema",
         "init",
-        "bench",
         "ui",
         "completion",
         "compare",
         "model",
+        "bench",
+        "gallery",
     ]
     assert list(cli.commands) == expected
 
@@ -57,9 +58,13 @@ def test_every_verb_has_a_sentence_of_help() -> None:
 
 def test_every_verb_for_scripts_has_json() -> None:
     without = {name for name, verb in cli.commands.items() if "as_json" not in {p.name for p in verb.params}}
-    assert without == {"ui", "completion", "model"}
+    assert without == {"model", "bench", "gallery"}
     parts = cli.commands["model"].commands
     assert list(parts) == ["verify", "export", "import"]
+    assert all("as_json" in {p.name for p in part.params} for part in parts.values())
+    assert list(cli.commands["bench"].commands) == ["zoo", "classical"]
+    assert list(cli.commands["gallery"].commands) == ["classical"]
+    parts = {**cli.commands["bench"].commands, **cli.commands["gallery"].commands}
     assert all("as_json" in {p.name for p in part.params} for part in parts.values())
 
 

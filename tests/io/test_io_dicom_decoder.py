@@ -100,7 +100,7 @@ def test_a_process_inherited_by_a_fork_is_not_used(packed, fresh, monkeypatch):
     ours = decode._idle.qsize()
     assert ours >= 1
     monkeypatch.setattr(os, "getpid", lambda: -5)
-    worker = decode._borrow()
+    worker = decode.borrow(decode._idle, decode.PROGRAM)
     assert worker.owner == -5
     worker.end()
 

@@ -322,3 +322,26 @@ def test_a_hundred_classes_come_back_equal(tmp_path):
     seg = Segmentation(labels, geometry, classes)
     back = read_segmentation(write_seg(seg, files, tmp_path / "o.dcm"), classes, geometry)
     np.testing.assert_array_equal(back.labels, labels)
+
+
+def test_numbers_of_pictures_that_were_emptied_are_taken_from_the_preamble_or_asked_for(tmp_path):
+    geometry = grid((8, 10, 7))
+    seg, files = case(tmp_path / "series", geometry)
+    uids = set()
+    for file in files:
+        picture = pydicom.dcmread(file)
+        uids.add(picture.SOPInstanceUID)
+        picture.SOPInstanceUID = picture.SOPClassUID = ""
+        picture.save_as(file, enforce_file_format=False)
+    written = pydicom.dcmread(write_seg(seg, files, tmp_path / "seg.dcm"))
+    named = {
+        one.ReferencedSOPInstanceUID for one in written.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    assert named == uids
+    picture = pydicom.dcmread(files[0])
+    picture.file_meta.MediaStorageSOPInstanceUID = ""
+    picture.save_as(files[0], enforce_file_format=False)
+    with pytest.raises(
+        UserError, match="a picture has no SOPInstanceUID, so a DICOM segmentation could not refer"
+    ):
+        write_seg(seg, files, tmp_path / "seg.dcm")

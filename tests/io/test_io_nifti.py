@@ -265,3 +265,17 @@ def test_extensions_are_skipped_and_their_text_is_not_kept(tmp_path):
     read = read_image(tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(read.array[0], BOX)
     assert b"CANARY" not in read.origin["header"]
+
+
+def test_a_gzip_whose_header_declares_100_gb_is_refused_with_both_sizes_and_takes_no_memory(tmp_path):
+    import tracemalloc
+
+    header = nib.Nifti1Header()
+    header.set_data_shape((4000, 4000, 3125))
+    header.set_data_dtype(np.int16)
+    (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\0" * 4 + b"\0" * 200_000))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"the header claims 100 GB of voxels, the file has \d+ bytes"):
+        read_image(tmp_path / "bomb.nii.gz")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()

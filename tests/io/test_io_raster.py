@@ -143,3 +143,74 @@ def test_a_volume_is_not_written_as_a_picture(tmp_path):
     seg = Segmentation(np.zeros((3, 4, 5), np.uint8), Geometry.from_spacing((3, 4, 5), (1, 1, 1)))
     with pytest.raises(UserError, match="a picture has two axes"):
         write_segmentation(seg, tmp_path / "a.png")
+
+
+# --- the decoder is another process ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_decoders():
+    from medseg.io import pictures
+    from medseg.io.dicom.decode import end_all
+
+    end_all(pictures._idle)
+    yield
+    end_all(pictures._idle)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"the decoder of its pixels died of it \(signal SIGSEGV\)"),
+        ("os._exit(7)", r"died of it \((exit code 7|signal SIGKILL)\)"),
+        ("say({'shape': [10**12], 'dtype': '|u1'})", "it unpacks to more than its header says"),
+        ("say({'error': 'broken PNG file'})", r"is damaged \(broken PNG file\)"),
+    ],
+)
+def test_a_picture_that_the_decoder_dies_of_is_a_sentence(
+    tmp_path, monkeypatch, fresh_decoders, body, message
+):
+    from medseg.io import pictures
+    from medseg.io.dicom.decode import end_all
+
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import json, os, signal, sys\n"
+        "for line in iter(sys.stdin.buffer.readline, b''):\n"
+        "    say = lambda m: (sys.stdout.buffer.write(json.dumps(m).encode() + b'\\n'), sys.stdout.buffer.flush())\n"
+        f"    {body}\n"
+    )
+    Pillow.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(pictures, "PROGRAM", program)
+    with pytest.raises(UserError, match=message) as caught:
+        read_image(tmp_path / "a.png")
+    assert caught.value.where == "a.png"
+    monkeypatch.undo()
+    end_all(pictures._idle)
+    assert read_image(tmp_path / "a.png").array.shape == (1, 5, 6)
+
+
+def test_pictures_share_one_decoder_and_pixels_are_those_of_pillow(tmp_path, fresh_decoders):
+    from medseg.io import pictures
+
+    for mode, suffix in (("L", ".png"), ("RGB", ".jpg"), ("P", ".png"), ("1", ".png"), ("I;16", ".png"),
+                         ("RGBA", ".png"), ("LA", ".png"), ("F", ".tif"), ("CMYK", ".tif")):  # fmt: skip
+        path = tmp_path / f"{mode.replace(';', '')}{suffix}"
+        shape = (7, 5, *{"RGB": (3,), "RGBA": (4,), "LA": (2,), "CMYK": (4,)}.get(mode, ()))
+        if mode == "F":
+            picture = Pillow.fromarray(RNG.normal(size=shape).astype(np.float32))
+        elif mode == "I;16":
+            picture = Pillow.fromarray(RNG.integers(0, 65535, shape).astype(np.uint16))
+        elif mode in ("P", "1"):
+            picture = Pillow.fromarray(RNG.integers(0, 255, shape).astype(np.uint8)).convert(mode)
+        else:
+            picture = Pillow.fromarray(RNG.integers(0, 255, shape).astype(np.uint8), mode)
+        picture.save(path)
+        with Pillow.open(path) as direct:
+            facts, _ = pictures.unpacked(path, 10**6)
+            assert (facts["mode"], tuple(facts["size"])) == (direct.mode, direct.size)
+            plain = np.asarray(direct if direct.mode in ("L", "RGB", "F", "I;16") else direct.convert("RGB"))
+        ours = read_image(path).array
+        if mode in ("L", "RGB", "F", "I;16", "P", "RGBA", "CMYK"):
+            np.testing.assert_array_equal(ours[0] if ours.shape[0] == 1 else np.moveaxis(ours, 0, -1), plain)
+    assert pictures._idle.qsize() == 1

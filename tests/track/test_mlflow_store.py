@@ -71,7 +71,7 @@ def test_a_store_that_is_away_leaves_a_spool_and_no_error(tmp_path: Path) -> Non
 
 def test_large_files_stay_in_the_run_folder(runs: Path) -> None:
     tracker = Tracker.open(default_uri(runs), "lungs", "run-1", runs / "run-1")
-    (runs / "large.html").write_bytes(b"x" * 2_000_001)
+    (runs / "large.html").write_bytes(b"x" * 20_000_001)
     (runs / "small.html").write_bytes(b"x")
     tracker.artifact(runs / "large.html")
     tracker.artifact(runs / "small.html")

@@ -16,7 +16,7 @@ from medseg.core.errors import Interrupted, UserError
 from medseg.train.checkpoints import FILE, read_facts
 from medseg.train.loop import train
 
-TIMES = ("seconds", "data_wait_percent", "ram_bytes")
+TIMES = ("seconds", "data_wait_percent", "augment_percent", "ram_bytes")
 
 
 def history(job) -> list[dict]:
@@ -67,7 +67,17 @@ def test_history_lines_say_what_the_curves_need(job: Callable, small: Callable) 
     train(small(), given)
     lines = history(given)
     assert [line["step"] for line in lines] == list(range(1, 21))
-    assert set(lines[0]) == {"step", "epoch", "seconds", "loss", "rate", "val_dice", "val_iou", *TIMES}
+    assert set(lines[0]) == {
+        "step",
+        "epoch",
+        "seconds",
+        "loss",
+        "rate",
+        "val_dice",
+        "val_iou",
+        "val_dice_of_class",
+        *TIMES,
+    }
     assert lines[-1]["epoch"] == 8.0
     assert all(line["val_dice"] is None for line in lines)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.config import Data, Select
 from medseg.core.errors import UserError
+from medseg.data.layouts.dicom_lost import NoVolume, lost_rows, lost_studies
 from medseg.data.layouts.names import LABEL_WORDS, folders_below, readable_files, words_of
 from medseg.data.manifest import safe_name
 from medseg.data.rows import CaseRow, Found, hidden
@@ -50,12 +51,16 @@ def find(root: Path, data: Data) -> Found | None:
     """One case for every study's chosen series; every other series and file is left out with its reason.
 
     A study of the right kind whose series cannot make a volume becomes a case with that trouble: it is counted as
-    failed, not lost. Raises UserError with a table when a study holds several series that fit equally well.
+    failed, not lost. Raises UserError with a table when a study holds several series that fit equally well, and NoVolume when
+    there are DICOM files but none that makes a volume.
     """
     from medseg.io.dicom.scan import choose, scan
 
     series, strange = scan(root, data.spacing_tolerance)
-    if not series:
+    lost = lost_studies(series, strange, _select(data))
+    if not series and not lost:
+        if strange:
+            raise NoVolume(strange, root)
         return None
     try:
         choice = choose(series, _select(data))
@@ -65,7 +70,7 @@ def find(root: Path, data: Data) -> Found | None:
     broken = _broken(choice)
     kept = [*choice.kept, *(one for one, _ in broken)]
     left_out = [(_folder_name(s, root), reason) for s, reason in choice.left_out if (s, reason) not in broken]
-    if not kept:
+    if not kept and not lost:
         raise UserError(
             f"none of {len(series)} DICOM series can be taken",
             "the data folder",
@@ -82,7 +87,7 @@ def find(root: Path, data: Data) -> Found | None:
     left_out += [
         (item.file.name, _why_left(item, several))
         for item in strange
-        if item.file not in volumes and item.file not in used
+        if item.file not in volumes and item.file not in used and all(item not in files for files in lost)
     ]
     unused = len(set(volumes) - used)
     notes = (f"{unused} volume files beside the series belong to none of them",) if unused else ()
@@ -91,12 +96,13 @@ def find(root: Path, data: Data) -> Found | None:
         _row(one, kept, labels.get(position, {}), troubles.get(position - len(choice.kept), ""))
         for position, one in enumerate(kept)
     ]
+    rows += lost_rows(lost, [row.case for row in rows])
     return Found(
         tuple(rows),
         f"DICOM: {len(choice.kept)} of {len(series)} series",
         notes=(*_table(choice), *notes),
         left_out=tuple(left_out),
-        patients_known=all(one.patient_key for one in kept),
+        patients_known=all(one.patient_key for one in kept) and all(files[0].patient_key for files in lost),
         raw_names=True,
     )
 

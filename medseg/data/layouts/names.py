@@ -69,7 +69,10 @@ def readable_files(folder: Path) -> list[Path]:
     """Image files directly in a folder, by suffix, sorted by name."""
     suffixes = tuple(ending for ending in READABLE if ending not in DICOM)
     with os.scandir(folder) as entries:
-        paths = [Path(e.path) for e in entries if e.is_file()]
+        # A link to nothing is kept: its case fails by name instead of vanishing.
+        paths = [
+            Path(e.path) for e in entries if e.is_file() or (e.is_symlink() and not os.path.exists(e.path))
+        ]
     found = {p for p in paths if not hidden(p) and p.name.lower().endswith(suffixes)}
     # An Analyze or NIfTI pair is read by its header.
     return sorted(p for p in found if p.suffix.lower() != ".img" or p.with_suffix(".hdr") not in found)

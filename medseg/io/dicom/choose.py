@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from medseg.config import Select
-from medseg.io.dicom.series import Series, SeriesTie, short_kernel
+from medseg.io.dicom.series import KERNELS, Series, SeriesTie, short_kernel
 
 SPACING_EQUAL = 0.01
 
@@ -39,13 +40,15 @@ def choose(series: Sequence[Series], select: Select) -> Choice:
     kept: list[Series] = []
     left: list[tuple[Series, str]] = []
     for study in sorted(studies):
-        taken, others = _choose_one(studies[study], select)
+        taken, others = _choose_one(studies[study], select, len(studies) == 1)
         kept += taken
         left += others
     return Choice(tuple(kept), tuple(left))
 
 
-def _choose_one(series: list[Series], select: Select) -> tuple[list[Series], list[tuple[Series, str]]]:
+def _choose_one(
+    series: list[Series], select: Select, alone: bool
+) -> tuple[list[Series], list[tuple[Series, str]]]:
     left: list[tuple[Series, str]] = []
     remaining = list(series)
 
@@ -70,7 +73,7 @@ def _choose_one(series: list[Series], select: Select) -> tuple[list[Series], lis
     if any(not s.facts.get("faults") for s in remaining):
         leave(lambda s: s.facts["faults"][0] if s.facts.get("faults") else "")
     if len(remaining) > 1 and select.tie != "all":
-        remaining, more = _break_tie(remaining, left, select)
+        remaining, more = _break_tie(remaining, left, select, alone)
         left += more
     return remaining, left
 
@@ -89,7 +92,7 @@ def _breaks_rules(one: Series, select: Select) -> str:
 
 
 def _break_tie(
-    tied: list[Series], left: list[tuple[Series, str]], select: Select
+    tied: list[Series], left: list[tuple[Series, str]], select: Select, alone: bool
 ) -> tuple[list[Series], list[tuple[Series, str]]]:
     if select.tie == "thinnest":
         finest = min(s.spacing[2] for s in tied)
@@ -100,8 +103,18 @@ def _break_tie(
     tied = sorted(tied, key=lambda s: (s.facts.get("series_number") or 0, s.facts.get("differs", ()), s.key))
     lines = [f"fits  {s.describe()}" for s in tied]
     lines += [f"left  {s.describe()}  ({reason})" for s, reason in left]
-    raise SeriesTie(
-        f"{len(tied)} series of one study fit equally well",
-        hint="name one by data.select.series (the eight characters in front), or set data.select.kernel, plane or tie",
-        faults=lines,
-    )
+    what = f"{len(tied)} series of one study fit equally well"
+    raise SeriesTie(what, "data", lines, _ways_out(tied, alone))
+
+
+def _ways_out(tied: Sequence[Series], alone: bool) -> list[tuple[str, str]]:
+    """What a person may choose. Naming one series leaves those of other studies: offered where there is one study."""
+    # Quoted where eight hexadecimal digits could be read as a number.
+    ids = {one: f"'{one.id}'" if re.fullmatch(r"\d+(e\d+)?", one.id) else one.id for one in tied}
+    ways = [(one.describe(), f"data.select.series=[{ids[one]}]") for one in tied] if alone else []
+    kernels = sorted({short_kernel(one.kernel) for one in tied if KERNELS.fullmatch(one.kernel)})
+    if len(kernels) > 1 and not alone:
+        ways += [(f"of every study the series of kernel {k}", f"data.select.kernel={k}") for k in kernels]
+    if len({round(one.spacing[2], 2) for one in tied}) > 1:
+        ways.append(("the thinnest slices", "data.select.tie=thinnest"))
+    return [*ways, ("all of them, each a case of its own", "data.select.tie=all")]

@@ -41,22 +41,23 @@ UNREADABLE = frozenset(("NotImplementedError", "RuntimeError", "AttributeError")
 """What the library raises where no decoder takes the pixels."""
 
 
-class _Worker:
-    """One decoding process."""
+class Decoder:
+    """One decoding process, which runs `program`."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: Path) -> None:
         self.owner = os.getpid()
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(PROGRAM)],
+            [sys.executable, "-P", str(program)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
 
-    def ask(self, path: Path, ram_bytes: int) -> None:
+    def ask(self, path: Path, ram_bytes: int, **more: bool) -> None:
+        """Asks for a file's pixels; `more` goes to the program as it is."""
         assert self.process.stdin is not None
-        job = {"path": str(path.absolute()), "ram_bytes": ram_bytes}
+        job = {"path": str(path.absolute()), "ram_bytes": ram_bytes, **more}
         self.process.stdin.write(json.dumps(job).encode() + b"\n")
         self.process.stdin.flush()
 
@@ -81,6 +82,7 @@ class _Worker:
         return np.frombuffer(data, message["dtype"]).reshape(message["shape"])
 
     def end(self) -> int:
+        """Kills the process; its exit code, negative for a signal."""
         self.process.kill()
         code = self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
@@ -93,7 +95,7 @@ def _size_of(message: dict[str, Any]) -> int:
     return math.prod(message["shape"]) * np.dtype(message["dtype"]).itemsize
 
 
-_idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+_idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
 
 
 def decoded_frames(
@@ -105,7 +107,7 @@ def decoded_frames(
     where: what a message calls the file. Raises UserError that names the syntax and the missing package, or the
     signal that the decoder died of.
     """
-    worker = _borrow()
+    worker = borrow(_idle, PROGRAM)
     whole = False
     try:
         # The library holds the file, one frame unpacked and a copy or two of it.
@@ -133,26 +135,31 @@ def decoded_frames(
             worker.end()
 
 
-def _borrow() -> _Worker:
+def borrow(idle: queue.SimpleQueue[Decoder], program: Path) -> Decoder:
     """An idle process of this one, else a new one; those of a process that we were forked from are not ours."""
     while True:
         try:
-            worker = _idle.get_nowait()
+            worker = idle.get_nowait()
         except queue.Empty:
-            return _Worker()
+            return Decoder(program)
         if worker.owner == os.getpid() and worker.process.poll() is None:
             return worker
 
 
-@atexit.register
-def _end_all() -> None:
+def end_all(idle: queue.SimpleQueue[Decoder]) -> None:
+    """Ends the processes that wait."""
     while True:
         try:
-            worker = _idle.get_nowait()
+            worker = idle.get_nowait()
         except queue.Empty:
             return
         if worker.owner == os.getpid():
             worker.end()
+
+
+@atexit.register
+def _end_all() -> None:
+    end_all(_idle)
 
 
 def decoding_failed(kind: str, syntax: str, where: str) -> UserError:
@@ -178,12 +185,18 @@ def decoding_failed(kind: str, syntax: str, where: str) -> UserError:
     return UserError(f"pixels in the transfer syntax {name} cannot be decoded", where, hint)
 
 
+def last_words(code: int) -> str:
+    """How a process ended: "signal SIGSEGV", "exit code 7"."""
+    try:
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    except ValueError:
+        return f"exit code {code}"
+
+
 def _died(code: int, where: str) -> UserError:
     """What a person is told when the decoder is gone."""
-    try:
-        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    except ValueError:
-        why = f"exit code {code}"
     return UserError(
-        f"the decoder of its pixels died of it ({why})", where, "the file is damaged; copy or export it again"
+        f"the decoder of its pixels died of it ({last_words(code)})",
+        where,
+        "the file is damaged; copy or export it again",
     )

@@ -321,7 +321,8 @@ def one_slice(path: Path, header: Dataset, place: Any, frame: int | None) -> Sli
     spacing = floats_of(place, "PixelSpacing", 2)
     if spacing is None or min(spacing) <= 0:
         raise NotASlice(
-            "no pixel spacing" if spacing is None else f"pixel spacing {list(spacing)} mm", header
+            "no pixel spacing" if spacing is None else f"pixel spacing {[float(s) for s in spacing]} mm",
+            header,
         )
     along_columns, along_rows = orientation[:3], orientation[3:]
     lengths = np.linalg.norm(along_columns), np.linalg.norm(along_rows)

@@ -127,7 +127,19 @@ def _sources(stack: Stack) -> list[Dataset]:
     from pydicom import dcmread
 
     paths = list(dict.fromkeys(s.path for s in stack.slices))
-    return [dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+    headers: list[Dataset] = [dcmread(path, stop_before_pixels=True, force=True) for path in paths]
+    for header, path in zip(headers, paths):
+        for name in ("SOPClassUID", "SOPInstanceUID"):
+            if not header.get(name):
+                # Tools that take names away may leave it in the file's preamble.
+                setattr(header, name, getattr(header, "file_meta", {}).get(f"MediaStorage{name}", ""))
+            if not header.get(name):
+                raise UserError(
+                    f"a picture has no {name}, so a DICOM segmentation could not refer to it",
+                    path.name,
+                    "what took names away has emptied it; write nifti or nrrd instead",
+                )
+    return headers
 
 
 def _file(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg.core.errors import UserError
+from medseg.core.errors import Question
 from medseg.io.dicom.stacks import Stack, is_localizer, spacing_of
 
 LOCALIZER_DISTANCE_MM = 20.0
@@ -125,5 +125,5 @@ def _is_reformatted(stack: Stack) -> bool:
     return bool(kinds & REFORMATTED) or ("DERIVED" in kinds and "SECONDARY" in kinds and "AXIAL" not in kinds)
 
 
-class SeriesTie(UserError):
-    """Several series fit equally; the faults list them and the reasons why others were left."""
+class SeriesTie(Question):
+    """Several series fit equally; the faults list them and the reasons why others were left; a person chooses."""
