@@ -60,6 +60,7 @@ def columns_of(stages: Sequence[Stage]) -> list[int]:
 
 
 def row_of(stage: Stage) -> int:
+    """The row that a stage stands in: its stride, or the one for what is no map of the image."""
     return NO_MAP if stage.stride is None else stage.stride
 
 
@@ -69,6 +70,7 @@ def rows_of(stages: Sequence[Stage]) -> dict[int, int]:
 
 
 def row_name(row: int) -> str:
+    """What stands beside a row: the share of the image's resolution, e.g. "1/4"."""
     return "no map" if row == NO_MAP else "1" if row == 1 else f"1/{row}"
 
 

@@ -56,6 +56,7 @@ def sitk_threshold(name: str) -> Peer:
 
 
 def multi_otsu(image: Array, spacing_mm: Sequence[float]) -> Any:
+    """scikit-image's three classes by Otsu: image (C, *S) -> labels (*S) 0 to 2."""
     from skimage.filters import threshold_multiotsu
 
     values = grey(image)
@@ -63,6 +64,7 @@ def multi_otsu(image: Array, spacing_mm: Sequence[float]) -> Any:
 
 
 def adaptive(image: Array, spacing_mm: Sequence[float]) -> Any:
+    """scikit-image's local Gaussian threshold over 51 mm (px): image (C, *S) -> booleans (*S)."""
     from skimage.filters import threshold_local
 
     values = grey(image)
@@ -84,6 +86,7 @@ def gradient_filter(function: str) -> Peer:
 
 
 def slic(image: Array, spacing_mm: Sequence[float]) -> Any:
+    """scikit-image's superpixels, 500 of them: image (C, *S) -> labels (*S)."""
     from skimage.segmentation import slic as library
 
     values = np.moveaxis(image.astype(np.float32), 0, -1)
@@ -94,6 +97,7 @@ def slic(image: Array, spacing_mm: Sequence[float]) -> Any:
 
 
 def kmeans(image: Array, spacing_mm: Sequence[float]) -> Any:
+    """scikit-learn's three clusters of voxel values, found on 20,000 of them: image (C, *S) -> labels (voxels,)."""
     from sklearn.cluster import KMeans
 
     rows = image.reshape(image.shape[0], -1).T.astype(np.float32)
@@ -102,6 +106,7 @@ def kmeans(image: Array, spacing_mm: Sequence[float]) -> Any:
 
 
 def chan_vese(image: Array, spacing_mm: Sequence[float]) -> Any:
+    """scikit-image's level set, 200 steps at most: image (C, *S) -> booleans (*S)."""
     from skimage.segmentation import chan_vese as library
 
     values = grey(image)
@@ -109,6 +114,7 @@ def chan_vese(image: Array, spacing_mm: Sequence[float]) -> Any:
 
 
 def morphological(image: Array, spacing_mm: Sequence[float]) -> Any:
+    """scikit-image's morphological Chan-Vese, 35 steps: image (C, *S) -> labels (*S) 0 and 1."""
     from skimage.segmentation import morphological_chan_vese
 
     values = grey(image)
