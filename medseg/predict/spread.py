@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.config import Pipeline
+from medseg.core.atomic import remove_leftovers
 from medseg.core.errors import UserError
 from medseg.core.machine import cores
 from medseg.core.progress import be_quiet
@@ -76,6 +77,8 @@ def run_spread(
     with open_workers(order.pipeline.compute.cluster, {"OMP_NUM_THREADS": threads}) as pool:
         first = _first(jobs, asked, order, pool)
         _send(jobs, asked[first:], order, pool)
+    for job in jobs:
+        remove_leftovers(job.out)  # of workers that were killed while they wrote
     seconds = time.monotonic() - start
     return [job.result(len(tasks), left_out or {}, seconds) for job in jobs]
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from medseg.config import IntensityPlan, Pipeline, Plan, System
+from medseg.core.atomic import part_prefix
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo
 from medseg.jobs import journal
@@ -93,6 +94,9 @@ class Killer:
             time.sleep(0.005)
         pid = self.pools[-1].pids[0]
         os.kill(pid, signal.SIGKILL)
+        # As one that dies in the middle of writing leaves it: this happens by itself only now and then.
+        mine = part_prefix()
+        (self.out / f"{mine.replace(f'-{os.getpid()}-', f'-{pid}-')}left.json").touch()
         self.killed.append(pid)
 
 
