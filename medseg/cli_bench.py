@@ -16,6 +16,8 @@ DATA = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder with one folder a data set (or MEDSEG_DATA)."
 )
 
+NO_TRACK = click.option("--no-track", is_flag=True, help="Write nothing to MLflow.")
+
 
 def _folder(name: str, default: str, text: str) -> Callable:
     return click.option(
@@ -73,7 +75,7 @@ def bench() -> None:
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting of the recipe."
 )
-@click.option("--no-track", is_flag=True, help="Write nothing to MLflow.")
+@NO_TRACK
 def zoo(data: Path | None, systems: str | None, data_sets: str | None, minutes: float | None,
         shard: str | None, workers: int, out: Path, work: Path, recipe: Path | None, overrides: tuple[str, ...],
         again: bool, retry: bool, no_track: bool, table: bool, as_json: bool) -> None:  # fmt: skip
@@ -100,8 +102,10 @@ def zoo(data: Path | None, systems: str | None, data_sets: str | None, minutes: 
 
 @bench.command()
 @_shared("classical")
+@NO_TRACK
 def classical(data: Path | None, systems: str | None, data_sets: str | None, workers: int, out: Path, work: Path,
-              recipe: Path | None, again: bool, retry: bool, table: bool, as_json: bool) -> None:  # fmt: skip
+              recipe: Path | None, again: bool, retry: bool, no_track: bool, table: bool,
+              as_json: bool) -> None:  # fmt: skip
     """Run every classical method on the same images: quality, speed and memory, and write the tables."""
     from medseg.bench.classical.recipe import load_recipe
     from medseg.bench.classical.run import Wish, line_of
@@ -112,7 +116,8 @@ def classical(data: Path | None, systems: str | None, data_sets: str | None, wor
     if table:
         _say_page(write_page(read, out), as_json)
         return
-    done = run_bench(Wish(read, out, work, data, _names(systems), _names(data_sets), workers, again, retry))
+    names = _names(systems), _names(data_sets)
+    done = run_bench(Wish(read, out, work, data, *names, workers, again, retry, not no_track))
     page = write_page(read, out)
     if as_json:
         click.echo(json.dumps({**done.as_json(), "page": str(page)}))

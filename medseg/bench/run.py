@@ -15,6 +15,7 @@ from typing import Any
 from medseg.bench import entries
 from medseg.bench.baselines import BASELINES
 from medseg.bench.children import Children, ending
+from medseg.bench.memory import Memory
 from medseg.bench.one import Entry, with_data_set
 from medseg.bench.recipe import Recipe
 from medseg.config import System
@@ -111,7 +112,7 @@ def run(wish: Wish) -> Done:
         for data_set, system, key in todo
     ]
     say(f"bench    {len(jobs)} entries to measure, {kept} are current")
-    memory = _Memory.open(wish) if wish.track else None
+    memory = _memory(wish) if wish.track else None
     children = Children()
     status = "KILLED"
     try:
@@ -137,7 +138,7 @@ def run(wish: Wish) -> Done:
     return done
 
 
-def _keep(outcome: Any, wish: Wish, done: Done, memory: _Memory | None) -> None:
+def _keep(outcome: Any, wish: Wish, done: Done, memory: Memory | None) -> None:
     """Counts an entry and sends it to MLflow; its file was written by the thread that measured it."""
     job = outcome.item
     failed = {"state": "failed", "error": outcome.reason}
@@ -149,7 +150,7 @@ def _keep(outcome: Any, wish: Wish, done: Done, memory: _Memory | None) -> None:
         done.measured.append(entry)
         say(f"bench    {job.system} on {job.data_set}: Dice {entry['dice']:.3f}, mIoU {entry['miou']:.3f}")
     if memory is not None:
-        memory.add(entry, job)
+        memory.add(entry, PARAMS, COLUMNS)
 
 
 def store(facts: dict[str, Any], wish: Wish, job: Entry) -> dict[str, Any]:
@@ -236,42 +237,12 @@ def measure_apart(job: Entry, wish: Wish, children: Children) -> dict[str, Any]:
 
 # --- MLflow -------------------------------------------------------------------------------------------------------
 
+PARAMS = ("data_set", "system", "size", "state", "key", "patch")
 COLUMNS = ("dice", "miou", "steps", "step_seconds", "image_seconds", "peak_ram_bytes", "parameters", "gflop",
            "train_seconds", "cpu_share")  # fmt: skip
 
 
-@dataclass
-class _Memory:
-    """One MLflow run a call, and a nested one an entry."""
-
-    root: Any
-    uri: str
-    folder: Path
-    experiment: str
-
-    @classmethod
-    def open(cls, wish: Wish) -> _Memory:
-        from medseg.track.mlflow_store import Tracker, default_uri
-
-        uri = default_uri(wish.work.parent)
-        experiment = f"bench-{wish.recipe.name}"
-        name = f"bench {wish.recipe.name}" + (f" {wish.shard}" if wish.shard else "")
-        root = Tracker.open(uri, experiment, name, wish.work, {})
-        root.params({"minutes": wish.recipe.minutes, "common": wish.recipe.common})
-        return cls(root, uri, wish.work, experiment)
-
-    def add(self, entry: dict[str, Any], job: Entry) -> None:
-        from medseg.track.mlflow_store import Tracker
-
-        tags = {"mlflow.parentRunId": str(self.root.run_id)} if self.root.run_id else {}
-        name = f"{job.system} {job.data_set}"
-        place = self.folder / "tracking" / job.data_set / job.system
-        tracker = Tracker.open(self.uri, self.experiment, name, place, tags)
-        tracker.params(
-            {name: entry.get(name, "") for name in ("data_set", "system", "size", "state", "key", "patch")}
-        )
-        tracker.metrics({name: entry.get(name) for name in COLUMNS})
-        tracker.close("FINISHED" if entry["state"] == "done" else "FAILED")
-
-    def close(self, status: str) -> None:
-        self.root.close(status)
+def _memory(wish: Wish) -> Memory:
+    name = f"bench {wish.recipe.name}" + (f" {wish.shard}" if wish.shard else "")
+    settings = {"minutes": wish.recipe.minutes, "common": wish.recipe.common}
+    return Memory.open(wish.work, f"bench-{wish.recipe.name}", name, settings)

@@ -78,7 +78,7 @@ def read_prompt(path: Path, geometry: Geometry, coding: Coding) -> Prompt:
         document = _entry(document, coding.case, str(path))
     if not set(document) & set(KEYS):
         return _listed_box(document, geometry, coding, str(path))
-    return _of_json(document, geometry, coding, str(path))
+    return of_json(document, geometry, coding, str(path))
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -121,7 +121,8 @@ def _entry(document: Mapping[str, Any], case: str, where: str) -> dict[str, Any]
 # --- medseg's own -------------------------------------------------------------------------------------------------
 
 
-def _of_json(document: Mapping[str, Any], geometry: Geometry, coding: Coding, where: str) -> Prompt:
+def of_json(document: Mapping[str, Any], geometry: Geometry, coding: Coding, where: str) -> Prompt:
+    """The prompt of a document in medseg's own form that is already read; UserErrors as `read_prompt` raises them."""
     if unknown := sorted(set(document) - set(KEYS)):
         raise UserError(
             f"the prompt has the key {unknown[0]!r}{did_you_mean(unknown[0], KEYS)}",
@@ -213,7 +214,7 @@ def _of_markups(document: Mapping[str, Any], geometry: Geometry, coding: Coding,
             known = {info.name.lower() for info in coding.classes} | {"background"}
             name = label if label.strip().lower() in known else str(markup.get("name", label))
             parts["points"].append({"class": name, "at": point["position"]})
-    prompt = _of_json({"frame": frame, **parts}, geometry, coding, where)
+    prompt = of_json({"frame": frame, **parts}, geometry, coding, where)
     return replace(prompt, source="markups of 3D Slicer")
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medseg.bench.children import Children
-from medseg.bench.classical import fit, measure, run, table
+from medseg.bench.classical import fit, measure, run, speed, table
 from medseg.bench.classical.images import Sample, block_means, drawn_chest, samples
 from medseg.bench.classical.peers import PEERS
 from medseg.bench.classical.recipe import ClassicalRecipe, load_recipe
@@ -85,7 +85,7 @@ def recipe(tmp_path: Path) -> ClassicalRecipe:
 
 
 def wish(recipe: ClassicalRecipe, tmp_path: Path, data: Path | None, **options: object) -> run.Wish:
-    given = {"systems": METHODS, "data_sets": ("discs",), **options}
+    given = {"systems": METHODS, "data_sets": ("discs",), "track": False, **options}
     return run.Wish(recipe, tmp_path / "classical", tmp_path / "work", data, **given)  # type: ignore[arg-type]
 
 
@@ -259,6 +259,45 @@ def test_speed_is_of_processor_time_beside_the_librarys_own_call(monkeypatch: py
     assert found["library"] == "skimage.filters.threshold_otsu"
     assert found["shape"] == [3, 321, 481]
     assert found["cpu_seconds"] >= 0
+    assert found["ratio"] > 0
+    assert (found["own"], found["same_work"]) == (True, {})
+    assert found["turns"] >= 2
+    assert "library" not in measure.measure("threshold-fixed", sets["speed-2d"], None)
+
+
+def test_two_calls_take_turns_and_the_first_of_a_turn_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "PAIRS", 3)
+    called: list[str] = []
+    ours, theirs = speed.in_turns(lambda: called.append("ours"), lambda: called.append("theirs"))
+    assert called == ["ours", "theirs", "theirs", "ours", "ours", "theirs", "theirs", "ours"]
+    assert (len(ours), len(theirs)) == (3, 3)
+    called.clear()
+    monkeypatch.setattr(speed, "PAIRS_SECONDS", -1.0)
+    assert len(speed.in_turns(lambda: called.append("ours"), lambda: called.append("theirs"))[0]) == 2
+
+
+def test_with_the_arguments_of_the_same_work_a_method_gives_what_the_library_gives() -> None:
+    from medseg.zoo.build import build
+
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(20, 220, (1, 6, 6))
+    image = np.repeat(np.repeat(coarse, 8, 1), 8, 2) + rng.normal(0, 2, (1, 48, 48))
+    for name, peer in PEERS.items():
+        if peer.own or name in ("threshold-bimodal", "cluster-kmeans", "superpixel-slic"):
+            continue
+        method = build(name, dims=2, in_channels=1, classes=2)
+        ours = np.asarray(method.segment(image, (1.0, 1.0), **peer.arguments))
+        theirs = np.asarray(peer.call(image, (1.0, 1.0))).astype(np.uint8)
+        agreement = max((ours == theirs).mean(), (ours == 1 - theirs).mean())
+        assert agreement > 0.97, f"{name}: {agreement}"
+
+
+def test_entries_of_quality_stay_when_only_the_timing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = load_recipe()
+    before = {name: fit.key_of(recipe, name, "threshold-otsu") for name in ("nuclei", "speed-2d")}
+    monkeypatch.setattr(fit, "TIMING", (*fit.TIMING, "bench/classical/table.py"))
+    assert fit.key_of(recipe, "nuclei", "threshold-otsu") == before["nuclei"]
+    assert fit.key_of(recipe, "speed-2d", "threshold-otsu") != before["speed-2d"]
 
 
 def test_every_library_call_is_one_that_the_library_has() -> None:
@@ -361,6 +400,29 @@ def test_a_failing_method_is_an_entry_and_is_tried_again_on_request(
     assert fake == ["edge-kirsch"]
 
 
+def test_a_call_is_a_run_in_mlflow_and_every_entry_a_run_below_it(
+    fake: list[str], recipe: ClassicalRecipe, tmp_path: Path, data: Path
+) -> None:
+    import mlflow
+
+    done = run.run(
+        wish(recipe, tmp_path, data, systems=("edge-kirsch", "threshold-otsu"), track=True),
+    )
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "bench-classical"]
+    runs = client.search_runs([experiment.experiment_id])
+    (root,) = [r for r in runs if r.info.run_id == done.mlflow_run_id]
+    assert (root.info.status, root.data.params["cpu_seconds"]) == ("FINISHED", "60")
+    below = {r.info.run_name: r for r in runs if r.data.tags.get("mlflow.parentRunId") == done.mlflow_run_id}
+    assert set(below) == {"edge-kirsch discs", "threshold-otsu discs", f"{fit.EVERYTHING} discs"}
+    assert below["threshold-otsu discs"].data.metrics["dice"] == 0.8
+    assert below["edge-kirsch discs"].info.status == "FAILED"
+    assert "no | such" in below["edge-kirsch discs"].data.params["error"]
+    assert done.as_json()["mlflow_run_id"] == done.mlflow_run_id
+    again = run.run(wish(recipe, tmp_path, data, systems=("threshold-otsu",), track=True))
+    assert again.mlflow_run_id is None, "nothing was measured, so there is nothing to remember"
+
+
 def test_unknown_names_and_absent_data_are_said(recipe: ClassicalRecipe, tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match="did you mean threshold-otsu"):
         run.missing(wish(recipe, tmp_path, data, systems=("threshold-otsuu",)))
@@ -416,10 +478,11 @@ def test_the_page_of_regions_and_of_speed(tmp_path: Path) -> None:
         "covering_ods": 0.4, "covering_ois": 0.5, "boundary_f_ods": 0.6, "boundary_f_ois": 0.61, "precision": 0.7,
         "recall": 0.5, "settings": [{"levels": 2}, {"levels": 3}], "images": 6, "cpu_seconds": 0.2,
     }  # fmt: skip
-    speed = {
-        "images": 1, "cpu_seconds": 0.03, "added_ram_bytes": 10**7, "library": "skimage.x", "library_cpu_seconds": 0.02
+    timed = {
+        "images": 1, "cpu_seconds": 0.03, "added_ram_bytes": 10**7, "library": "skimage.x", "library_cpu_seconds": 0.02,
+        "same_work_cpu_seconds": 0.021, "ratio": 1.04, "own": False,
     }  # fmt: skip
-    for data_set, found in (("bsds", regions), ("speed-2d", speed)):
+    for data_set, found in (("bsds", regions), ("speed-2d", timed)):
         entry = {
             "data_set": data_set,
             "system": "threshold-multi-otsu",
@@ -430,7 +493,7 @@ def test_the_page_of_regions_and_of_speed(tmp_path: Path) -> None:
         write_json(tmp_path / "out" / data_set / "threshold-multi-otsu.json", {**entry, **found})
     text = table.page(recipe, tmp_path / "out")
     assert "| 1 | `threshold-multi-otsu` | levels 2, 3 | 0.400 | 0.500 | 0.600 |" in text
-    assert "| `threshold-multi-otsu` | 0.030 | 0.01 | `skimage.x` | 0.020 | 1.50 |" in text
+    assert "| `threshold-multi-otsu` | 0.030 | 0.01 | `skimage.x` | 20.00 | 21.00 | 1.04 |" in text
     assert "Arbelaez et al. 2011" in text
     assert "Measured on A CPU, one thread" in text
 

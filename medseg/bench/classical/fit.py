@@ -37,6 +37,9 @@ MEASURING = (
 )
 """Files of which every entry is made; a changed line in them makes all entries run again."""
 
+TIMING = ("bench/classical/speed.py", "bench/classical/peers.py")
+"""Files of which entries of speed are made besides."""
+
 
 def methods() -> list[Card]:
     """The classical methods of the catalog, in its order."""
@@ -107,15 +110,15 @@ def key_of(recipe: ClassicalRecipe, data_set: str, name: str) -> str:
         "settings": images.settings_of(name),
         "code": "" if name in BASELINES else digest_of(find(name)),
         "object": "" if name in BASELINES else [rule_of(find(name), images), prompted(find(name), images)],
-        "measuring": measuring_digest(),
+        "measuring": measuring_digest((*MEASURING, *TIMING) if images.measures == "speed" else MEASURING),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def measuring_digest() -> str:
-    """Changes with any line of the code that every entry is made of."""
+def measuring_digest(files: Sequence[str] = MEASURING) -> str:
+    """Changes with any line of the code that entries are made of."""
     root = Path(medseg.__file__).parent
     digest = hashlib.sha256()
-    for name in MEASURING:
+    for name in files:
         digest.update((root / name).read_bytes())
     return digest.hexdigest()[:16]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -17,7 +15,6 @@ from medseg.bench.classical.fit import BASELINES, BOX, GRID, PEOPLE, prompted, r
 from medseg.bench.classical.images import Sample, samples
 from medseg.bench.classical.recipe import ImageSet
 from medseg.bench.classical.rules import best_union, box_around, object_in, parted, prompt_for
-from medseg.core.errors import UserError
 from medseg.core.machine import peak_ram_bytes
 from medseg.metrics.boundaries import BoundaryCounts, boundary_counts, boundary_of, tolerance_px
 from medseg.metrics.overlap import dice, iou
@@ -28,13 +25,13 @@ from medseg.zoo.build import build, find
 Labels = npt.NDArray[Any]
 Facts = dict[str, Any]
 DIGITS = 4
-REPEAT_BELOW_SECONDS = 4.0
-"""A method that is quicker is timed three times and the best is taken."""
 
 
 def measure(name: str, images: ImageSet, root: Path | None) -> Facts:
     """The figures of a method or baseline. Raises what the method raises."""
     if images.measures == "speed":
+        from medseg.bench.classical.speed import speed
+
         return speed(name, images)
     kind = regions if images.measures == "regions" else objects
     return {**kind(name, images, samples(images, root)), "peak_ram_bytes": peak_ram_bytes()}
@@ -184,61 +181,3 @@ def _covering(parts: Labels, people: Sequence[Labels]) -> float:
 def one_against_others(people: Sequence[Labels]) -> list[tuple[Labels, Sequence[Labels]]]:
     """Each person's array with those of all the others."""
     return [(person, [*people[:n], *people[n + 1 :]]) for n, person in enumerate(people)]
-
-
-# --- speed --------------------------------------------------------------------------------------------------------
-
-
-def speed(name: str, images: ImageSet) -> Facts:
-    """Processor seconds of one call, what it adds to the memory, and the library's own call where there is one."""
-    import psutil
-
-    from medseg.bench.classical.peers import PEERS
-
-    sample = next(samples(images, None))
-    settings = images.settings_of(name)[0]
-    run = runner(name, images)
-    small = cropped(sample, 40)
-    with suppress(
-        UserError
-    ):  # what is imported at the first call is not the method's; the piece may not suit it
-        run(small, settings)
-    before = psutil.Process().memory_info().rss
-    seconds = timed(lambda: run(sample, settings))
-    facts = {
-        "images": 1,
-        "shape": list(sample.image.shape),
-        "arguments": settings,
-        "cpu_seconds": round(seconds, DIGITS),
-        "added_ram_bytes": max(0, peak_ram_bytes() - before),
-        "peak_ram_bytes": peak_ram_bytes(),
-    }
-    peer = PEERS.get(name)
-    if peer is None or images.dims not in peer.dims:
-        return facts
-    with suppress(RuntimeError, ValueError):
-        peer.call(small.image, small.spacing_mm)
-    with suppress(RuntimeError, ValueError):  # what the library cannot do with this image has no seconds
-        theirs = timed(lambda: peer.call(sample.image, sample.spacing_mm))
-        facts |= {"library": peer.library, "library_cpu_seconds": round(theirs, DIGITS)}
-    return facts
-
-
-def cropped(sample: Sample, side: int) -> Sample:
-    """The middle of a sample, with its truth."""
-    box = tuple(slice(max(0, n // 4), max(0, n // 4) + side) for n in sample.image.shape[1:])
-    truth = np.zeros(sample.image[0][box].shape, bool)
-    truth[tuple(slice(n // 3, 2 * n // 3) for n in truth.shape)] = True
-    return replace(sample, image=sample.image[:, *box], truth=truth)
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Processor seconds of a call; the best of three where it is quick."""
-    spent = []
-    for _ in range(3):
-        start = time.process_time()
-        call()
-        spent.append(time.process_time() - start)
-        if spent[0] > REPEAT_BELOW_SECONDS:
-            break
-    return min(spent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,17 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Peer:
-    """library: what is called. call: does it on image (C, *S) and spacing."""
+    """library: what is called. call: does it on image (C, *S) and spacing.
+
+    arguments: with these over its defaults our method does the same work. own: our method does not call the library, so
+    that the comparison is of two implementations.
+    """
 
     library: str
     call: Callable[[Array, Sequence[float]], Any]
     dims: tuple[int, ...] = (2, 3)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    own: bool = False
 
 
 def grey(image: Array) -> npt.NDArray[np.float64]:
@@ -30,7 +36,7 @@ def grey(image: Array) -> npt.NDArray[np.float64]:
     return np.asarray(image[0], dtype=np.float64)
 
 
-def skimage_threshold(function: str) -> Peer:
+def skimage_threshold(function: str, own: bool = False) -> Peer:
     """scikit-image's threshold and the comparison with it."""
 
     def call(image: Array, spacing_mm: Sequence[float]) -> Any:
@@ -39,7 +45,7 @@ def skimage_threshold(function: str) -> Peer:
         values = grey(image)
         return values > getattr(filters, function)(values)
 
-    return Peer(f"skimage.filters.{function}", call)
+    return Peer(f"skimage.filters.{function}", call, own=own)
 
 
 def sitk_threshold(name: str) -> Peer:
@@ -72,7 +78,11 @@ def adaptive(image: Array, spacing_mm: Sequence[float]) -> Any:
     return values > threshold_local(values, sizes, method="gaussian")
 
 
-def gradient_filter(function: str) -> Peer:
+EDGES_ALONE = {"output": "edges", "low": 1.0}
+"""One threshold, and no step from edges to regions: what the libraries' edge filters do."""
+
+
+def gradient_filter(function: str, dims: tuple[int, ...] = (2, 3)) -> Peer:
     """scikit-image's edge filter after the same Gaussian, thresholded by Otsu; no closing step."""
 
     def call(image: Array, spacing_mm: Sequence[float]) -> Any:
@@ -82,25 +92,52 @@ def gradient_filter(function: str) -> Peer:
         strength = getattr(filters, function)(gaussian_filter(grey(image), [1 / s for s in spacing_mm]))
         return strength > filters.threshold_otsu(strength)
 
-    return Peer(f"skimage.filters.{function}, edges alone", call)
+    return Peer(f"skimage.filters.{function}, edges alone", call, dims, EDGES_ALONE, function == "roberts")
+
+
+def canny(image: Array, spacing_mm: Sequence[float]) -> Any:
+    """ITK's edges after a Gaussian of 1.5 mm (px), thresholds 15 and 30: image (C, *S) -> labels (*S) 0 and 1."""
+    import SimpleITK as sitk
+    from scipy.ndimage import gaussian_filter
+
+    given = sitk.GetImageFromArray(gaussian_filter(grey(image), [1.5 / s for s in spacing_mm]))
+    given.SetSpacing([float(s) for s in reversed(spacing_mm)])
+    still = [0.0] * len(spacing_mm)
+    found = sitk.CannyEdgeDetection(given, lowerThreshold=15.0, upperThreshold=30.0, variance=still)
+    return sitk.GetArrayFromImage(found)
+
+
+SUPERPIXELS = 200
+"""So few that each can keep a number of its own in a label image."""
 
 
 def slic(image: Array, spacing_mm: Sequence[float]) -> Any:
-    """scikit-image's superpixels, 500 of them: image (C, *S) -> labels (*S)."""
+    """scikit-image's superpixels on standardised colour (Lab): image (C, *S) -> labels (*S)."""
     from skimage.segmentation import slic as library
 
-    values = np.moveaxis(image.astype(np.float32), 0, -1)
-    values = (values - values.mean()) / values.std()
+    values = colours(image)
+    values = values - values.mean(axis=tuple(range(values.ndim - 1)))
+    values /= np.sqrt(np.square(values).mean())
+    compact, step = 0.3 / np.ptp(values), float(np.prod(spacing_mm)) ** (1 / len(spacing_mm))
+    spacing = [s / step for s in spacing_mm]
     return library(
-        values, n_segments=500, compactness=0.3 / np.ptp(values), convert2lab=False, channel_axis=-1
+        values, SUPERPIXELS, compact, spacing=spacing, convert2lab=False, channel_axis=-1, start_label=0
     )
+
+
+def colours(image: Array) -> npt.NDArray[np.float32]:
+    """(*S, C): Lab of a photograph in colour, else the channels."""
+    from skimage.color import rgb2lab
+
+    values = np.moveaxis(image, 0, -1)
+    return (rgb2lab(values) if values.shape[-1] == 3 else values).astype(np.float32)
 
 
 def kmeans(image: Array, spacing_mm: Sequence[float]) -> Any:
     """scikit-learn's three clusters of voxel values, found on 20,000 of them: image (C, *S) -> labels (voxels,)."""
     from sklearn.cluster import KMeans
 
-    rows = image.reshape(image.shape[0], -1).T.astype(np.float32)
+    rows = np.ascontiguousarray(colours(image).reshape(-1, image.shape[0]))
     sample = np.random.default_rng(0).choice(len(rows), min(20000, len(rows)), replace=False)
     return KMeans(3, n_init=10, random_state=0).fit(rows[sample]).predict(rows)
 
@@ -122,7 +159,7 @@ def morphological(image: Array, spacing_mm: Sequence[float]) -> Any:
 
 
 PEERS: Mapping[str, Peer] = {
-    "threshold-otsu": skimage_threshold("threshold_otsu"),
+    "threshold-otsu": skimage_threshold("threshold_otsu", own=True),
     "threshold-bimodal": skimage_threshold("threshold_minimum"),
     "threshold-iterative": skimage_threshold("threshold_isodata"),
     "threshold-multi-otsu": Peer("skimage.filters.threshold_multiotsu", multi_otsu),
@@ -136,10 +173,15 @@ PEERS: Mapping[str, Peer] = {
     "threshold-shanbhag": sitk_threshold("Shanbhag"),
     "edge-sobel": gradient_filter("sobel"),
     "edge-prewitt": gradient_filter("prewitt"),
-    "edge-roberts": Peer("skimage.filters.roberts, edges alone", gradient_filter("roberts").call, (2,)),
-    "superpixel-slic": Peer("skimage.segmentation.slic", slic),
+    "edge-roberts": gradient_filter("roberts", (2,)),
+    "edge-canny": Peer(
+        "SimpleITK.CannyEdgeDetection, edges alone", canny, (2, 3), {"output": "edges", "threshold": 30.0}
+    ),
+    "superpixel-slic": Peer(
+        "skimage.segmentation.slic", slic, (2, 3), {"groups": 0, "segments": SUPERPIXELS}
+    ),
     "cluster-kmeans": Peer("sklearn.cluster.KMeans", kmeans),
-    "acwe": Peer("skimage.segmentation.chan_vese", chan_vese, (2,)),
-    "morph-acwe": Peer("skimage.segmentation.morphological_chan_vese", morphological),
+    "acwe": Peer("skimage.segmentation.chan_vese", chan_vese, (2,), own=True),
+    "morph-acwe": Peer("skimage.segmentation.morphological_chan_vese", morphological, own=True),
 }
 """Method -> the call; what is not here wraps no single call (it combines several, or is written here)."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,17 @@ from medseg.bench.children import Children, ending
 from medseg.bench.classical.fit import key_of, wanted
 from medseg.bench.classical.recipe import ClassicalRecipe
 from medseg.bench.entries import machine_facts, path_of, read_entry, write_entry
+from medseg.bench.memory import Memory
 from medseg.bench.run import folder_of
 from medseg.core.atomic import read_json, write_json
 from medseg.core.progress import say
 from medseg.jobs.executor import map_cases
+
+PARAMS = ("data_set", "system", "state", "error", "key", "rule", "prompted", "arguments", "images", "library")
+METRICS = ("dice", "iou", "worst_dice", "oracle_dice", "covering_ods", "covering_ois", "boundary_f_ods",
+           "boundary_f_ois", "precision", "recall", "cpu_seconds", "peak_ram_bytes", "added_ram_bytes",
+           "library_cpu_seconds", "same_work_cpu_seconds", "ratio")  # fmt: skip
+"""What MLflow keeps of an entry, where the entry has it."""
 
 WAITING = 30
 """A process is ended after this many times its processor time, whatever keeps it from computing."""
@@ -28,7 +36,7 @@ class Wish:
     """What a call is to do. systems, data_sets: none means all. data: the folder the sets lie in.
 
     out: where entries are written; work: logs; workers: processes at once. again: also entries whose key has not
-    changed; retry: also entries that failed.
+    changed; retry: also entries that failed. track: to MLflow as well.
     """
 
     recipe: ClassicalRecipe
@@ -40,6 +48,7 @@ class Wish:
     workers: int = 1
     again: bool = False
     retry: bool = False
+    track: bool = True
 
 
 @dataclass
@@ -49,9 +58,13 @@ class Done:
     measured: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     kept: int = 0
+    mlflow_run_id: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {"measured": self.measured, "failed": self.failed, "kept": self.kept}
+        return {
+            "measured": self.measured, "failed": self.failed, "kept": self.kept,
+            "mlflow_run_id": self.mlflow_run_id,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,29 @@ def run(wish: Wish) -> Done:
         say(f"bench    nothing to do: {kept} entries are current")
         return done
     say(f"bench    {len(todo)} entries to measure, {kept} are current")
+    memory = None
+    if wish.track:
+        name, settings = wish.recipe.name, {"cpu_seconds": wish.recipe.cpu_seconds, "workers": wish.workers}
+        wish.work.mkdir(parents=True, exist_ok=True)
+        memory = Memory.open(wish.work, f"bench-{name}", f"bench {name}", settings)
+    status = "KILLED"
+    try:
+        with closing(entries_of(todo, wish)) as found:
+            for entry in found:
+                (done.failed if entry["state"] == "failed" else done.measured).append(entry)
+                say(f"bench    {line_of(entry)}")
+                if memory is not None:
+                    memory.add(entry, PARAMS, METRICS)
+        status = "FINISHED"
+    finally:
+        if memory is not None:
+            memory.close(status)
+            done.mlflow_run_id = memory.root.run_id
+    return done
+
+
+def entries_of(todo: Sequence[Job], wish: Wish) -> Generator[dict[str, Any], None, None]:
+    """Measures entries, each in a process of its own, and gives each when its file is written."""
     children = Children()
     with children.ended_with_us():
 
@@ -109,11 +145,7 @@ def run(wish: Wish) -> Done:
             unit="entries",
         ):
             entry = outcome.value
-            if entry is None:
-                entry = store({"state": "failed", "error": outcome.reason}, wish, outcome.item)
-            (done.failed if entry["state"] == "failed" else done.measured).append(entry)
-            say(f"bench    {line_of(entry)}")
-    return done
+            yield entry or store({"state": "failed", "error": outcome.reason}, wish, outcome.item)
 
 
 def measure_apart(job: Job, wish: Wish, children: Children) -> dict[str, Any]:

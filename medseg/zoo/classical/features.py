@@ -56,11 +56,12 @@ def places_mm(shape: Sequence[int], spacing_mm: Sequence[float]) -> npt.NDArray[
 
 def by_brightness(labels: npt.NDArray[Any], grey: npt.NDArray[np.float64]) -> Labels:
     """Labels renamed so that 0 is the darkest on average; the same image always gives the same names."""
-    _, flat = np.unique(labels, return_inverse=True)
-    flat = flat.reshape(labels.shape)
-    means = np.bincount(flat.ravel(), weights=grey.ravel()) / np.bincount(flat.ravel())
-    rank = np.argsort(np.argsort(means, kind="stable"), kind="stable")
-    return rank[flat]
+    counts = np.bincount(labels.ravel())
+    held = np.flatnonzero(counts)
+    means = np.bincount(labels.ravel(), weights=grey.ravel())[held] / counts[held]
+    rank = np.zeros(len(counts), dtype=np.int64)
+    rank[held] = np.argsort(np.argsort(means, kind="stable"), kind="stable")
+    return rank[labels]
 
 
 def checked_count(count: int, size: int, what: str, name: str, most: int = 256) -> int:

@@ -15,15 +15,17 @@ Grey = npt.NDArray[np.float64]
 
 def is_flat(grey: Grey) -> bool:
     """Whether all voxels are equal, so that nothing can be told apart."""
-    return bool(grey.min() == grey.max())
+    # A few voxels mostly show that they are not; only an image that may be flat is looked at whole.
+    few = grey[tuple(slice(None, None, max(1, n // 8)) for n in grey.shape)]
+    return bool(few.min() == few.max() and grey.min() == grey.max())
 
 
 def side(grey: Grey, threshold: Any, dark: bool = False) -> npt.NDArray[np.uint8]:
     """1 where the image is above the threshold (with `dark`: at or below it). A flat image is background."""
     if is_flat(grey):
         return np.zeros(grey.shape, dtype=np.uint8)
-    above = grey > threshold
-    return np.asarray(~above if dark else above).astype(np.uint8)
+    above = np.asarray(grey > threshold)
+    return (np.logical_not(above, out=above) if dark else above).view(np.uint8)
 
 
 def histogram(grey: Grey, bins: int, where: str) -> tuple[Grey, Grey]:

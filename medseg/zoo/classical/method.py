@@ -128,7 +128,10 @@ def checked_image(
             f"spacing {spacing} for {array.ndim - 1} axes", where, "one positive number an axis, in mm"
         )
     if np.issubdtype(array.dtype, np.floating):
-        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.add.reduce(array, axis=None)
+        # A finite sum has finite parts; another may also be too large to hold, so that the voxels are counted.
+        bad = 0 if np.isfinite(total) else int(array.size - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise UserError(
                 f"{bad} of {array.size} voxels are NaN or infinite",

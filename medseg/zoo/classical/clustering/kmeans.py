@@ -76,7 +76,9 @@ def grouped(
         np.random.default_rng(seed).choice(len(table), sample, replace=False) if len(table) > sample else ...
     )
     part = table[rows]
-    distinct = len(np.unique(part[:20000], axis=0))
+    distinct = len(np.unique(part[:20000, 0]))
+    if distinct < clusters:  # whole rows tell more apart, and take longer to sort
+        distinct = len(np.unique(part[:20000], axis=0))
     with threadpool_limits(1):
         model = Lloyd(min(clusters, distinct), n_init=starts, random_state=seed).fit(part)
         return model.predict(table).astype(np.int64)

@@ -106,7 +106,7 @@ def descended(
 def side_means(grey: Array, inside: npt.NDArray[np.bool_]) -> tuple[np.float32, np.float32]:
     """Means of the grey values inside and outside."""
     count, total = int(np.count_nonzero(inside)), float(grey.sum(dtype=np.float64))
-    within = float(grey.sum(dtype=np.float64, where=inside))
+    within = float(np.multiply(grey, inside).sum(dtype=np.float64))
     return np.float32(within / count), np.float32((total - within) / (grey.size - count))
 
 
@@ -147,25 +147,28 @@ def neighbour_pull(around: Array, steps: npt.NDArray[np.float32]) -> tuple[Array
     phi = around[(slice(1, -1),) * around.ndim]
     middle = [slice(1, -1)] * phi.ndim
 
-    def shifted(axis: int, by: int) -> Array:
+    def along(axis: int, start: int, stop: int | None) -> Array:
         place = list(middle)
-        place[axis] = slice(1 + by, around.shape[axis] - 1 + by)
+        place[axis] = slice(start, stop)
         return around[tuple(place)]
 
-    central = [np.square((shifted(a, 1) - shifted(a, -1)) / (2 * s)) for a, s in enumerate(steps)]
-    every = sum(central)
+    central = []
+    for axis, s in enumerate(steps):
+        slope = along(axis, 2, None) - along(axis, 0, -2)
+        slope *= 0.5 / s
+        central.append(np.square(slope, out=slope))
+    every = sum(central[1:], central[0] + FLAT)
     pulled, weight = np.zeros_like(phi), np.zeros_like(phi)
     for axis, s in enumerate(steps):
-        rest = every - central[axis] + FLAT
-        for by in (1, -1):
-            other = shifted(axis, by)
-            share = other - phi
-            share /= s
-            np.square(share, out=share)
-            share += rest
+        # spacing^2 |grad phi| = spacing sqrt(step^2 + spacing^2 rest), and both ends of a step share its square.
+        rest = np.subtract(every, central[axis], out=central[axis])
+        rest *= s * s
+        square = along(axis, 1, None) - along(axis, 0, -1)
+        np.square(square, out=square)
+        for ends, other in ((slice(1, None), along(axis, 2, None)), (slice(None, -1), along(axis, 0, -2))):
+            share = square[(*(slice(None),) * axis, ends)] + rest
             np.sqrt(share, out=share)
-            share *= s * s
-            np.reciprocal(share, out=share)
+            np.divide(1 / s, share, out=share)
             weight += share
             share *= other
             pulled += share

@@ -37,8 +37,9 @@ class Canny(EdgeDetector):
     def edges(self, grey: Strength, spacing_mm: Sequence[float], options: EdgeArguments) -> Mask:
         import SimpleITK as sitk
 
-        high = 0.2 * float(gradient_mm(grey, spacing_mm).max())
-        if options.threshold != "otsu":
+        if options.threshold == "otsu":
+            high = 0.2 * float(gradient_mm(grey, spacing_mm).max())
+        else:
             high = self.threshold(grey, options)
         found = sitk.CannyEdgeDetection(
             to_itk(grey, spacing_mm),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,10 @@ class EdgeDetector:
             return np.zeros(grey.shape, dtype=np.uint8)
         edges = self.edges(smoothed(grey, options.sigma_mm, spacing_mm), spacing_mm, options)
         if options.output == "edges":
-            return edges.astype(np.uint8)
+            return edges.view(np.uint8)
         closing = 1.5 * max(spacing_mm) if options.closing_mm is None else options.closing_mm
         checked("closing_mm", closing, self.where)
-        return enclosed(edges, closing, spacing_mm).astype(np.uint8)
+        return enclosed(edges, closing, spacing_mm).view(np.uint8)
 
     def edges(self, grey: Strength, spacing_mm: Sequence[float], options: EdgeArguments) -> Mask:
         """Edge voxels (*S) of a smoothed image."""
@@ -121,7 +121,20 @@ def smoothed(grey: Strength, sigma_mm: float, spacing_mm: Sequence[float]) -> St
     return np.asarray(gaussian_filter(grey, [sigma_mm / s for s in spacing_mm]))
 
 
-def rms_gradient(parts: Sequence[Strength], spacing_mm: Sequence[float]) -> Strength:
-    """Root of the mean square of one difference a voxel an axis, each divided by its spacing."""
-    total = sum((part / s) ** 2 for part, s in zip(parts, spacing_mm, strict=True))
-    return np.sqrt(np.asarray(total) / len(parts))
+def rms_gradient(operator: Callable[..., Strength], grey: Strength, spacing_mm: Sequence[float]) -> Strength:
+    """Root of the mean square (*S) of one difference a voxel an axis, each divided by its spacing.
+
+    operator: gives the difference along `axis`, or the root for spacing 1 where it is given no axis.
+    """
+    total: Strength
+    if len(set(spacing_mm)) == 1:
+        total = operator(grey)
+        total /= spacing_mm[0]
+        return total
+    total = np.zeros(grey.shape)
+    for axis, s in enumerate(spacing_mm):
+        step = operator(grey, axis=axis)
+        step /= s
+        total += np.square(step, out=step)
+    total /= grey.ndim
+    return np.sqrt(total, out=total)

@@ -24,4 +24,4 @@ class Prewitt(EdgeDetector):
     def strength(self, grey: Strength, spacing_mm: Sequence[float], options: EdgeArguments) -> Strength:
         from skimage.filters import prewitt
 
-        return rms_gradient([prewitt(grey, axis=axis) for axis in range(grey.ndim)], spacing_mm)
+        return rms_gradient(prewitt, grey, spacing_mm)

@@ -24,4 +24,4 @@ class Sobel(EdgeDetector):
     def strength(self, grey: Strength, spacing_mm: Sequence[float], options: EdgeArguments) -> Strength:
         from skimage.filters import sobel
 
-        return rms_gradient([sobel(grey, axis=axis) for axis in range(grey.ndim)], spacing_mm)
+        return rms_gradient(sobel, grey, spacing_mm)

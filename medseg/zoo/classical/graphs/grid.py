@@ -17,6 +17,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 LARGEST_FLOW = 2**30
+FEW = 0.02
+"""Up to this share of all voxels it is quicker to look each up than to go through the whole grid."""
 
 
 class Links(NamedTuple):
@@ -111,18 +113,73 @@ def decided(cost: Array, graph: Sequence[Links]) -> tuple[Array, npt.NDArray[np.
     cost = cost.astype(np.float64)
     fixed = np.full(cost.shape, -1, dtype=np.int8)
     graph = [k._replace(weight=k.weight.copy()) for k in graph]
+    new = np.abs(cost) >= strength(cost.shape, graph)
     for _ in range(20):
-        bound = strength(cost.shape, graph)
-        new = (fixed < 0) & (np.abs(cost) >= bound)
-        if not new.any():
+        count = int(np.count_nonzero(new))
+        if not count:
             break
         fixed[new] = cost[new] < 0
-        for k in graph:
-            for near, far in ((k.one, k.other), (k.other, k.one)):
-                pull = np.where(new[near] & (fixed[far] < 0), k.weight, 0.0)
-                cost[far] += np.where(fixed[near] == 1, -pull, pull)
-            k.weight[new[k.one] | new[k.other]] = 0.0
+        if count > FEW * cost.size:
+            _passed_on(cost, fixed, graph, new)
+            new = (fixed < 0) & (np.abs(cost) >= strength(cost.shape, graph))
+        else:
+            new = _passed_on_by_few(cost, fixed, graph, np.flatnonzero(new))
     return cost, fixed, graph
+
+
+def _passed_on(cost: Array, fixed: npt.NDArray[np.int8], graph: Sequence[Links], new: Mask) -> None:
+    """Turns the links of newly decided voxels into costs of their open neighbours, in place."""
+    for k in graph:
+        for near, far in ((k.one, k.other), (k.other, k.one)):
+            pull = np.where(new[near] & (fixed[far] < 0), k.weight, 0.0)
+            cost[far] += np.where(fixed[near] == 1, -pull, pull)
+        k.weight[new[k.one] | new[k.other]] = 0.0
+
+
+def _passed_on_by_few(
+    cost: Array, fixed: npt.NDArray[np.int8], graph: Sequence[Links], new: npt.NDArray[np.int64]
+) -> Mask:
+    """The same for few voxels, given by their flat places, without a look at the others; returns who is decided next."""
+    touched = []
+    for k in graph:
+        links = _links_of(new, cost.shape, k)
+        for near, far, place in links:
+            is_open = fixed.ravel()[far] < 0
+            near, far, place = near[is_open], far[is_open], place[is_open]
+            weight = k.weight.ravel()[place]
+            cost.ravel()[far] += np.where(fixed.ravel()[near] == 1, -weight, weight)
+            touched.append(far)
+        for _, _, place in links:
+            k.weight.ravel()[place] = 0.0
+    others = np.unique(np.concatenate(touched))
+    bound = np.zeros(cost.size)
+    for k in graph:
+        for near, _, place in _links_of(others, cost.shape, k):
+            bound[near] += k.weight.ravel()[place]
+    decided_next = np.zeros(cost.shape, dtype=bool)
+    decided_next.ravel()[others] = np.abs(cost.ravel()[others]) >= bound[others]
+    return decided_next
+
+
+def _links_of(
+    voxels: npt.NDArray[np.int64], shape: Sequence[int], k: Links
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """(voxels, their neighbours, places of the weights) as one and as the other end, all flat; the border has none."""
+    where = np.stack(np.unravel_index(voxels, tuple(shape)))
+    found = []
+    for ours, theirs in ((k.one, k.other), (k.other, k.one)):
+        start, other = (np.array([s.start for s in ends])[:, None] for ends in (ours, theirs))
+        place = where - start
+        inside = ((place >= 0) & (place < np.array(k.weight.shape)[:, None])).all(axis=0)
+        place = place[:, inside]
+        found.append(
+            (
+                voxels[inside],
+                np.ravel_multi_index(tuple(place + other), tuple(shape)),
+                np.ravel_multi_index(tuple(place), k.weight.shape),
+            )
+        )
+    return found
 
 
 def _cut_by_flow(cost: Array, graph: Sequence[Links], free: npt.NDArray[np.int64]) -> Mask:

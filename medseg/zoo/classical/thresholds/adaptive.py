@@ -68,7 +68,10 @@ class AdaptiveThreshold:
             return side(grey, 0.0)
         window = tuple(max(2 * round((options.window_mm / s - 1) / 2) + 1, 3) for s in spacing_mm)
         k = K[options.rule] if options.k is None else options.k
-        return side(grey, local_threshold(grey, options.rule, window, k) - options.offset, options.dark)
+        threshold = local_threshold(grey, options.rule, window, k)
+        if options.offset:
+            threshold -= options.offset
+        return side(grey, threshold, options.dark)
 
 
 def local_threshold(grey: Grey, rule: str, window: tuple[int, ...], k: float) -> Grey:

@@ -51,7 +51,7 @@ def resting_threshold(grey: Grey, bins: int = 256) -> float:
     counts, centres = histogram(grey, bins, "system threshold-iterative")
     resting = np.sort(np.atleast_1d(threshold_isodata(hist=(counts, centres), return_all=True)))
     start = float(grey.mean())
-    above, below = grey[grey > start], grey[grey <= start]
-    upwards = (above.mean() + below.mean()) / 2 > start
+    # The middle of both sides' means lies above the common mean if and only if fewer voxels do.
+    upwards = 2 * np.count_nonzero(grey > start) < grey.size
     onward = resting[resting >= start] if upwards else resting[resting <= start][::-1]
     return float(onward[0] if onward.size else resting[np.argmin(np.abs(resting - start))])

@@ -47,7 +47,10 @@ class MultiOtsu:
         grey = intensity(image)
         if is_flat(grey):
             return np.zeros(grey.shape, dtype=np.uint8)
-        return np.digitize(grey, level_thresholds(grey, int(levels), bins), right=True).astype(np.uint8)
+        labels = np.zeros(grey.shape, dtype=np.uint8)
+        for threshold in level_thresholds(grey, int(levels), bins):
+            labels += grey > threshold
+        return labels
 
 
 def level_thresholds(grey: Grey, levels: int, bins: int = 256) -> Grey:
