@@ -61,6 +61,12 @@ def arguments_of(card: Card) -> list[tuple[str, Any]]:
     return [(p.name, p.default) for p in found if p.name not in skipped and p.kind is not p.VAR_KEYWORD]
 
 
+def defaults_of(card: Card) -> list[tuple[str, Any]]:
+    """(name, value) of every argument as a pipeline gets it that names neither size nor arguments: size "paper"."""
+    own = card.sizes.get("paper", {})
+    return [(name, own.get(name, default)) for name, default in arguments_of(card)]
+
+
 def _default(field: dataclasses.Field) -> Any:
     if field.default is not dataclasses.MISSING:
         return field.default

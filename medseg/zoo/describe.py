@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.core.errors import UserError
-from medseg.zoo.build import arguments_of, factory_of, find, parameter_count
+from medseg.zoo.build import defaults_of, factory_of, find, parameter_count
 from medseg.zoo.card import Card
 
 RANKS = Path(__file__).with_name("bench_ranks.json")
@@ -30,7 +30,7 @@ def describe(name: str, dims: int | None = None, shape: Sequence[int] | None = N
         raise UserError(
             f"{card.name} has no {dims}D form", hint=f"its forms: {', '.join(f'{d}D' for d in card.dims)}"
         )
-    arguments = {n: None if d is inspect.Parameter.empty else _plain(d) for n, d in arguments_of(card)}
+    arguments = {n: None if d is inspect.Parameter.empty else _plain(d) for n, d in defaults_of(card)}
     module = inspect.getmodule(factory_of(card))
     return {
         **card.as_json(),

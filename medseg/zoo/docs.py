@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medseg.core.atomic import write_text
-from medseg.zoo.build import arguments_of
+from medseg.zoo.build import defaults_of
 from medseg.zoo.card import Card
 from medseg.zoo.catalog import CATALOG
 
@@ -103,7 +103,7 @@ def _family(family: str, cards: list[Card]) -> str:
         if card.aliases:
             lines += [f"*Also called:* {', '.join(f'`{a}`' for a in card.aliases)}.", ""]
         lines += ["| argument | default |", "|---|---|"]
-        lines += [f"| `{name}` | {_shown(default)} |" for name, default in arguments_of(card)]
+        lines += [f"| `{name}` | {_shown(default)} |" for name, default in defaults_of(card)]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

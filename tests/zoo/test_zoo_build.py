@@ -10,7 +10,7 @@ import pytest
 
 from medseg.core.errors import UserError
 from medseg.zoo import catalog
-from medseg.zoo.build import arguments_of, build, find, parameter_count
+from medseg.zoo.build import arguments_of, build, defaults_of, find, parameter_count
 from medseg.zoo.card import Card
 
 
@@ -74,6 +74,14 @@ def test_arguments_come_with_their_published_defaults() -> None:
     assert dict(arguments_of(find("u-net")))["features"] == (64, 128, 256, 512, 1024)
     assert "strides" in dict(arguments_of(find("nnunet-plain")))
     assert dict(arguments_of(find("threshold-otsu")))["bins"] == 256
+
+
+def test_defaults_are_those_of_the_size_that_a_pipeline_gets_unasked() -> None:
+    assert [dict(defaults_of(find(name)))["stride"] for name in ("fcn-32s", "fcn-16s", "fcn-8s")] == [
+        32,
+        16,
+        8,
+    ]
 
 
 def test_counting_parameters_uses_no_memory_and_methods_have_none() -> None:

@@ -47,6 +47,24 @@ def test_scenes_hold_discs_and_bars_of_one_brightness(shape: tuple[int, ...]) ->
     assert drawn[0].image.shape == (2, *shape)
 
 
+def test_a_larger_cube_holds_the_same_scene_drawn_larger() -> None:
+    small, large = (learns.scenes(3, 1, (side,) * 3, 1)[0] for side in (32, 64))
+    assert large.target.sum() == pytest.approx(8 * small.target.sum(), rel=0.05)
+    assert learns.plan_of((32,) * 3, 1).batch_size == 2
+    assert learns.plan_of((64,) * 3, 1).batch_size == 1
+    assert learns.plan_of((64, 64), 1).batch_size == 4
+
+
+def test_a_form_gets_its_own_recipe_unless_the_command_says_otherwise() -> None:
+    card = find("esa-net")
+    assert learns.recipe_of(card, 3, {"steps": None, "side": None}).side == 64
+    assert learns.recipe_of(card, 3, {"side": 32, "rate": 0.01}) == learns.Recipe(
+        side=32, rate=0.01, seconds=900.0
+    )
+    assert learns.recipe_of(card, 2, {}) == learns.Recipe()
+    assert all(d in find(name).dims for name, d in learns.OWN)
+
+
 def test_intensity_alone_does_not_find_the_discs() -> None:
     cases = dict(enumerate(learns.scenes(1, 8, (64, 64), 1)))
     baseline = fit_baseline(INTENSITY, cases, learns.plan_of((64, 64), 1), 0)

@@ -262,6 +262,7 @@ ROWS = (
             "s": {"variant": "s"},
             "b": {"variant": "b"},
             "m": {"variant": "m"},
+            "lean": {"checkpointing": True},
             "small": {"variant": "s", "width": 16},
             "tiny": {"variant": "tiny", "width": 4},
         },
