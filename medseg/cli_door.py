@@ -69,7 +69,7 @@ def _mistake(err: Exception, as_json: bool, debug: bool) -> int:
     from medseg.core.atomic import writing_failed
     from medseg.core.errors import UserError
 
-    if isinstance(err, PermissionError) and err.filename and not os.access(err.filename, os.R_OK):
+    if isinstance(err, PermissionError) and err.filename and _unreadable(Path(str(err.filename))):
         err = UserError(
             "no permission to read this", str(err.filename), "ask its owner for the right to read it"
         )
@@ -80,6 +80,12 @@ def _mistake(err: Exception, as_json: bool, debug: bool) -> int:
     click.echo(f"medseg: {err}", err=True)
     _error_object(err if isinstance(err, UserError) else UserError(str(err)), as_json)
     return USER_MISTAKE
+
+
+def _unreadable(path: Path) -> bool:
+    """Whether reading was refused; a path that is not there in a folder that can be looked into was to be made."""
+    to_be_made = not os.path.lexists(path) and os.access(path.parent, os.X_OK)
+    return not to_be_made and not os.access(path, os.R_OK)
 
 
 def _our_fault(err: Exception, as_json: bool) -> int:

@@ -59,6 +59,7 @@ def predict(models: tuple[Path, ...], data: Path, out: Path, overrides: tuple[st
     from medseg.config import Pipeline
     from medseg.config_file import Source, apply_overrides, validate
     from medseg.core.errors import UserError
+    from medseg.io.nibabel_alone import import_nibabel_alone
     from medseg.predict.folder import predict_each, predict_folder
     from medseg.predict.share import Share
 
@@ -72,6 +73,7 @@ def predict(models: tuple[Path, ...], data: Path, out: Path, overrides: tuple[st
 
     settings(overrides)
     stop_gently()
+    import_nibabel_alone()
     folders, share = [model_folder(model) for model in models], Share(only or "", shard, trial)
     if each:
         each_of = asked(lambda o: predict_each(folders, data, out, settings(o), share), overrides, as_json)

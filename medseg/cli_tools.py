@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
+
+
+def of_cards(fact: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What a shell completes an argument to: a fact of the systems' cards (name, task, family)."""
+
+    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+        from medseg.zoo.catalog import cards
+
+        found = dict.fromkeys(str(getattr(card, fact)) for card in cards())
+        return [text for text in found if text.startswith(begun.lower())]
+
+    return complete
+
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 
 
 @click.command("list")
 @click.option("--dims", type=click.Choice(["2", "3"]), help="Only systems that work in 2D or in 3D.")
-@click.option("--task", help="Only this task: semantic, instance, panoptic ...")
-@click.option("--family", help="Only this family: encoder_decoder, attention, classical ...")
+@click.option(
+    "--task", shell_complete=of_cards("task"), help="Only this task: semantic, instance, panoptic ..."
+)
+@click.option(
+    "--family",
+    shell_complete=of_cards("family"),
+    help="Only this family: encoder_decoder, attention, classical ...",
+)
 @AS_JSON
 def list_systems(dims: str | None, task: str | None, family: str | None, as_json: bool) -> None:
     """All systems: name, dimensions, year, parameters, title."""
@@ -38,7 +59,7 @@ def list_systems(dims: str | None, task: str | None, family: str | None, as_json
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=of_cards("name"))
 @click.option("--dims", type=click.Choice(["2", "3"]), help="Count parameters in 2D or 3D.")
 @click.option(
     "--input",
@@ -60,9 +81,9 @@ def show(name: str, dims: str | None, shape: str | None, as_json: bool) -> None:
 @AS_JSON
 def schema(as_json: bool) -> None:
     """The JSON schema of the pipeline file, for editors that complete and check it."""
-    from medseg.config import Pipeline
+    from medseg.config_schema import file_schema
 
-    click.echo(json.dumps(Pipeline.model_json_schema(), indent=None if as_json else 1))
+    click.echo(json.dumps(file_schema(), indent=None if as_json else 1))
 
 
 @click.command()
@@ -87,7 +108,9 @@ def init(folder: Path, out: Path, as_json: bool) -> None:
         raise UserError("exists already", str(out), "choose another name with --out")
     write_text(out, draft_pipeline(folder))
     click.echo(
-        json.dumps({"pipeline": str(out)}) if as_json else f"wrote {out}: read it, then `medseg run {out}`"
+        json.dumps({"pipeline": str(out)})
+        if as_json
+        else f"wrote {out}: read it, then `medseg run {shlex.quote(str(out))}`"
     )
 
 

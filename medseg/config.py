@@ -10,8 +10,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
+from medseg.config_types import (
+    BatchSetting,
+    BeyondImage,
+    EmaSetting,
+    FlipsSetting,
+    GuidedFilterSetting,
+    MarginSetting,
+    MergeSetting,
+    PairsSetting,
+    PreviousSetting,
+    PromptSetting,
+    SearchSetting,
+)
 from medseg.config_types import Compute as Compute
-from medseg.config_types import GuidedFilterSetting, PromptSetting, SearchSetting
 from medseg.config_types import IntensityPlan as IntensityPlan
 from medseg.config_types import PatientWords as PatientWords
 from medseg.config_types import Plan as Plan
@@ -113,7 +125,7 @@ class Data(Section):
     manifest: str | None = Field(
         None, description="a CSV or Parquet table of cases, or a data set description of data_manifests/"
     )
-    layout: Literal["auto", "manifest", "decathlon", "nnunet", "pairs", "dicom"] = Field(
+    layout: Literal["auto", "manifest", "decathlon", "nnunet", "bids", "pairs", "dicom"] = Field(
         "auto", description="how the folder is laid out; auto recognises it and says so"
     )
     phantom: Phantom | None = Field(
@@ -187,6 +199,8 @@ class Ingest(Section):
         "auto", description="cut away empty margins: nonzero voxels (MR), the body (CT)"
     )
     workers: int | None = Field(None, ge=0, description="threads that prepare cases; default: the cores")
+    previous: PreviousSetting = None
+    margin: MarginSetting = 0
 
 
 class System(Section):
@@ -237,11 +251,12 @@ class Train(Section):
     warmup: float = Field(
         0.02, ge=0, lt=0.5, description="share of the training in which the rate rises from zero"
     )
-    batch_size: int | Literal["auto"] = Field("auto", description="patches a step")
+    batch_size: BatchSetting = "auto"
     patch_size: list[int] | Literal["auto"] = Field("auto", description="voxels of a training patch")
     foreground: float = Field(
         0.33, ge=0, le=1, description="share of patches centred on a voxel of a class, classes drawn evenly"
     )
+    beyond_image: BeyondImage = "background"
     augment: dict[str, Any] | Literal["default", "light", "none"] = Field(
         "default", description="a preset, or {transform: {probability and ranges}}"
     )
@@ -263,12 +278,7 @@ class Train(Section):
         "auto", description="auto: fp16/bf16 on a GPU, bf16 on a CPU where it is faster"
     )
     clip: float | None = Field(12.0, gt=0, description="largest gradient norm")
-    ema: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="decay of the averaged weights that are validated and kept, e.g. 0.995; null: none",
-    )
+    ema: EmaSetting = None
     validate_every: int | Literal["auto"] = Field(
         "auto", description="steps between validations on held-out cases; auto: ten a training"
     )
@@ -319,7 +329,7 @@ class Predict(Section):
 
     model: str | None = Field(None, description="a model folder to predict with instead of training")
     overlap: float = Field(0.5, ge=0, lt=0.9, description="share of a window that its neighbour sees again")
-    flips: bool = Field(False, description="average over mirrored copies; 2^axes times slower")
+    flips: FlipsSetting = "auto"
     batch_size: int = Field(1, ge=1, description="windows computed at once")
     write: (
         list[
@@ -373,10 +383,8 @@ class Score(Section):
         "label",
         description="label, or the name of a classical system whose masks are compared with: agreement, not truth",
     )
-    merge: dict[str, list[str]] = Field(
-        default_factory=dict,
-        description="further rows for unions of classes, e.g. lung: [left lung, right lung]",
-    )
+    merge: MergeSetting = Field(default_factory=dict)
+    pairs: PairsSetting = False
 
 
 class Report(Section):

@@ -140,6 +140,27 @@ SearchSetting = Annotated[
 ]
 
 
+BatchSetting = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["auto", "measured"],
+    Field(
+        description="patches a step; auto: by the estimate of time and memory; measured: the most that fit, by dry steps"
+    ),
+]
+
+
+MergeSetting = Annotated[
+    dict[str, list[str]],
+    Field(description="further rows for unions of classes, e.g. lung: [left lung, right lung]"),
+]
+
+PairsSetting = Annotated[
+    bool,
+    Field(
+        description="several systems over folds: the mean of each two that see the same windows is scored and chosen from, too"
+    ),
+]
+
+
 # --- borders that follow the image ---------------------------------------------------------------------------------
 
 
@@ -152,6 +173,42 @@ class GuidedFilter(Section):
     epsilon: float = Field(
         1e-3, gt=0, description="contrast below its root, as a share of the intensity window, is no edge"
     )
+    iterations: int = Field(
+        1, ge=1, le=20, description="how often it is applied; each time a border may come nearer to its edge"
+    )
+
+
+EmaSetting = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        lt=1,
+        description="decay of the averaged weights that are validated and kept, e.g. 0.995; null: none",
+    ),
+]
+
+MarginSetting = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=64,
+        description="voxels by which patches and windows may reach beyond the image, so that organs cut by its end do not lie at the end of a window too",
+    ),
+]
+
+FlipsSetting = Annotated[
+    bool | Literal["auto"],
+    Field(
+        description="average over mirrored copies, 2^axes times slower; auto: where the model was made with it, else not"
+    ),
+]
+
+BeyondImage = Annotated[
+    Literal["background", "ignored"],
+    Field(
+        description="what a patch holds beyond the image's end: background, or no part of the loss (scans that cut through organs)"
+    ),
+]
 
 
 GuidedFilterSetting = Annotated[
@@ -179,11 +236,33 @@ class IntensityPlan(Section):
     scale: float = 1.0
 
 
+class Previous(Section):
+    """The earlier stage of a cascade: its masks are further channels of this network, one a class."""
+
+    model: str = Field(description="hash of the earlier stage's model")
+    classes: list[dict[str, Any]] = Field(description="ClassInfo.as_json of its classes, without background")
+    background: bool = Field(True, description="whether its label value 0 is background")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="settings of predict that its masks were made with"
+    )
+
+
+PreviousSetting = Annotated[
+    str | None,
+    Field(
+        description="cascade: a run folder whose masks become further channels, one a class; best one with train.folds: all"
+    ),
+]
+
+
 class Plan(Section):
     """What the plan decided; `reasons` says why, key by key, and is written beside each line of plan.yaml."""
 
     dims: Literal[2, 3]
-    in_channels: int
+    in_channels: int = Field(
+        description="channels of the network: those of the image, then those of `previous`"
+    )
+    previous: Previous | None = Field(None, description="the earlier stage of a cascade")
     classes: list[dict[str, Any]] = Field(description="ClassInfo.as_json of every class, without background")
     overlapping: bool = Field(False, description="sigmoid regions instead of one softmax")
     out_channels: int = Field(description="channels of the logits: classes + background, or regions")
@@ -198,6 +277,7 @@ class Plan(Section):
     crop: Literal["none", "nonzero", "body"] = "none"
     image_order: int = Field(3, description="spline order that resamples images; 1 is linear")
     patch_size: list[int]
+    margin: int = Field(0, description="voxels by which patches and windows may reach beyond the image")
     batch_size: int
     topology: dict[str, Any] = Field(
         default_factory=dict, description="features, strides, kernels for planned systems"
@@ -215,8 +295,17 @@ class Plan(Section):
     mirror_axes: list[int] = Field(
         default_factory=list, description="axes along which mirroring keeps the meaning"
     )
+    swap_sides: bool = Field(
+        False, description="mirroring left-right keeps the meaning where the sides' classes are exchanged"
+    )
+    flips: bool = Field(False, description="prediction averages over mirrored copies")
     guided_filter: GuidedFilter | None = Field(None, description="borders are moved to the image's own edges")
     estimate: dict[str, Any] = Field(
         default_factory=dict, description="minutes and bytes each step will take on this machine"
     )
     reasons: dict[str, str] = Field(default_factory=dict, description="key -> why")
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the image itself."""
+        return self.in_channels - (len(self.previous.classes) if self.previous else 0)

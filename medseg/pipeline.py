@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import medseg
-from medseg import cross_validation
+from medseg import cross_validation, mean_of_two
 from medseg.config import Pipeline
 from medseg.config_file import load_pipeline, save_pipeline
 from medseg.core.atomic import remove_leftovers
@@ -67,6 +67,7 @@ def run(
     call continues.
     """
     check_names(pipeline)
+    mean_of_two.refuse_alone(pipeline)
     if pipeline.train.several:
         cross_validation.refuse_contradictions(pipeline)
     # What the data set says of its classes, ignore value and channels counts in every room.
@@ -168,6 +169,7 @@ def _journey(walk: Walk, steps: Sequence[str]) -> Iterator[Leg]:
         if "score" in steps:
             yield from _joining(one, folder)
     if "score" in steps and len(walk.pipeline.systems) > 1:
+        yield from _means(walk)
         yield _leg("choose", walk.pipeline, walk.folder)
     if "report" in steps:
         yield _leg("report", walk.pipeline, walk.folder)
@@ -183,6 +185,18 @@ def _trainings(pipeline: Pipeline, base: RunFolder, steps: Sequence[str]) -> Ite
                 yield _leg(step, one, member.folder, member.label)
             if "score" in own:
                 cross_validation.finish(pipeline, member)
+
+
+def _means(walk: Walk) -> Iterator[Leg]:
+    """The mean of each two systems, predicted and scored like a system of its own (`score.pairs`)."""
+    for pair, members in mean_of_two.found_pairs(walk.pipeline, walk.folder):
+        for member in members:
+            with one_at_a_time(member.folder.path / ".lock", member.label):
+                one = mean_of_two.begin(pair, member)
+                for step in ("predict", "score"):
+                    yield _leg(step, one, member.folder, member.label)
+                cross_validation.finish(pair.pipeline, member)
+        yield from _joining(pair.pipeline, pair.base)
 
 
 def _joining(pipeline: Pipeline, base: RunFolder) -> Iterator[Leg]:

@@ -22,6 +22,7 @@ PRIVATE_KEYS = (
     "data.root",
     "data.manifest",
     "data.split.file",
+    "ingest.previous",
     "predict.model",
     "train.start_from",
     "track.uri",

@@ -146,7 +146,8 @@ def fit_network(
     torch.manual_seed(pipeline.compute.seed)
     net = build_system(system, plan)
     spec = pipeline.train.augment
-    augment = None if spec == "none" else build_augmenter(spec, plan, pipeline.compute.seed)
+    beyond = pipeline.train.beyond_image
+    augment = None if spec == "none" else build_augmenter(spec, plan, pipeline.compute.seed, beyond)
     before = time.process_time()
     trained = train(net, job, augment)
     used = time.process_time() - before

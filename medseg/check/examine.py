@@ -64,7 +64,7 @@ def examine(row: CaseRow, data: Data, classes: Sequence[ClassInfo], needs_label:
     Raises UserError with the reason when the case cannot be used.
     """
     from medseg.io.doors import content_hash
-    from medseg.io.layout import IN_DOUBT
+    from medseg.io.layout import DOUBTS
 
     if row.trouble:
         raise UserError(row.trouble, f"case {row.case}")
@@ -87,8 +87,9 @@ def examine(row: CaseRow, data: Data, classes: Sequence[ClassInfo], needs_label:
         "voxel_ml": image.geometry.voxel_volume_ml,
         **voxel_facts(label.voxels if label else {}, image.geometry.voxel_volume_ml),
     }
-    review += more + [note for note in image.notes if IN_DOUBT in note]
-    notes = (*(n for n in image.notes if IN_DOUBT not in n), *(label.notes if label else ()))
+    doubts = [note for note in image.notes if any(words in note for words in DOUBTS)]
+    review += more + doubts
+    notes = (*(n for n in image.notes if n not in doubts), *(label.notes if label else ()))
     return Examined(row, facts, label, tuple(review), notes, hashes)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medseg.check.labels import drawn_names
 from medseg.config import ClassSpec, Data
 from medseg.core.case import Image
-from medseg.core.errors import UserError
+from medseg.core.errors import Question, UserError
 from medseg.data.classes import specs_from_values
 from medseg.data.cohort import find_cases, resolved
 from medseg.data.manifest import safe_name
@@ -25,13 +26,28 @@ def draft_pipeline(folder: Path) -> str:
 
     Raises UserError when the folder holds no image that can be read.
     """
-    data = Data(root=str(folder))
-    cohort = find_cases(data, folder)
+    data, channels = Data(root=str(folder)), ""
+    try:
+        cohort = find_cases(data, folder)
+    except Question as question:
+        data, channels = _first_kind(question, data)
+        cohort = find_cases(data, folder)
     data = resolved(data, folder)
     image = _first_image(cohort, data)
     modality, why = guess_modality(image, data)
     classes = data.classes or _classes_in_labels(cohort, data)
-    return _text(folder, cohort, image, modality, why, classes)
+    facts = [f"  modality: {modality}  # {why}", *([channels] if channels else [])]
+    return _text(folder, cohort, image, facts, classes)
+
+
+def _first_kind(question: Question, data: Data) -> tuple[Data, str]:
+    """Data with the likeliest of several kinds of images, and the line that says so beside the others."""
+    settings = [setting.removeprefix("data.channels=") for _, setting in question.choices]
+    if not all(setting.startswith("data.channels=") for _, setting in question.choices):
+        raise question
+    first, others = settings[0], ", ".join(settings[1:])
+    line = f"  channels: {first}  # the kind of image, as the names end; there is also {others}"
+    return data.model_copy(update={"channels": first.strip("[]").split(", ")}), line
 
 
 def _first_image(cohort: Cohort, data: Data) -> Image:
@@ -60,7 +76,10 @@ def guess_modality(image: Image, data: Data) -> tuple[str, str]:
 
 
 def _classes_in_labels(cohort: Cohort, data: Data) -> dict[str, ClassSpec]:
+    """A class a value, called as the label files call it; where those are DICOM, a class a name."""
     values: dict[str, set[int]] = {}
+    names: dict[str, str] = {}
+    unnamed = False
     labelled = [row for row in cohort.rows if row.labels and not row.trouble]
     for row in labelled[:LOOKED_AT]:
         try:
@@ -68,12 +87,20 @@ def _classes_in_labels(cohort: Cohort, data: Data) -> dict[str, ClassSpec]:
         except UserError:
             continue  # `medseg check` names it; a draft needs only some labels
         for column, seg in columns.items():
-            values.setdefault(column, set()).update(value_counts(seg.labels))
+            found = value_counts(seg.labels)
+            values.setdefault(column, set()).update(found)
+            called = drawn_names(seg)
+            unnamed |= not called
+            # Numbers follow the order of drawing; names say what was drawn.
+            for name in (name for value, name in called.items() if value in found):
+                names.setdefault(name.casefold(), name)
+    if names and not unnamed:
+        return {name: ClassSpec(values=[n]) for n, name in enumerate(names.values(), 1)}
     return specs_from_values({column: sorted(found) for column, found in values.items()}, data)
 
 
 def _text(
-    folder: Path, cohort: Cohort, image: Image, modality: str, why: str, classes: Mapping[str, ClassSpec]
+    folder: Path, cohort: Cohort, image: Image, facts: Sequence[str], classes: Mapping[str, ClassSpec]
 ) -> str:
     system = "3d-u-net" if image.geometry.ndim == 3 else "u-net"
     labelled = sum(bool(row.labels) for row in cohort.rows)
@@ -85,11 +112,14 @@ def _text(
         f"name: {_journey_name(folder)}",
         "data:",
         f"  root: {_quoted(str(folder.resolve()))}",
-        f"  modality: {modality}  # {why}",
+        *facts,
     ]
     if classes:
-        hint = "    # name: value of every class in the label files; call them what they are\n"
-        classes_text = f"  classes:\n{hint}{table}"
+        dicom = cohort.layout.startswith("DICOM") and not any(n.startswith("class ") for n in classes)
+        hint = "of every class in the label files; " + (
+            "a DICOM label file is matched by name" if dicom else "call them what they are"
+        )
+        classes_text = f"  classes:\n    # name: value {hint}\n{table}"
     else:
         classes_text = "  # No labels found: train needs them; to predict only, give --model FOLDER.\n"
     tail = (

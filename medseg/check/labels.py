@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medseg.config import Data
+from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
-from medseg.core.segmentation import ClassInfo
+from medseg.core.segmentation import ClassInfo, Segmentation
 from medseg.data.classes import sources_of
 from medseg.data.reading import known_classes, read_columns, refuse_strange, value_counts
 from medseg.data.rows import CaseRow, counted
@@ -15,13 +16,17 @@ from medseg.data.rows import CaseRow, counted
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """voxels: class -> count. counts: label column -> value -> voxels. known: classes drawn in this case."""
+    """voxels: class -> count. counts: label column -> value -> voxels. known: classes drawn in this case.
+
+    names: label column -> value -> what a DICOM segmentation or structure set calls it; other formats have none.
+    """
 
     voxels: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     known: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     review: tuple[str, ...] = ()
+    names: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 def check_label(row: CaseRow, grid: Geometry, data: Data, classes: Sequence[ClassInfo]) -> LabelFacts:
@@ -45,7 +50,42 @@ def check_label(row: CaseRow, grid: Geometry, data: Data, classes: Sequence[Clas
         known,
         tuple(str(n) for seg in columns.values() for n in seg.provenance.get("notes", ())),
         _empty(counts, voxels, data, bool(classes)),
+        {} if classes else {column: names for column, seg in columns.items() if (names := drawn_names(seg))},
     )
+
+
+def drawn_names(label: Segmentation) -> dict[int, str]:
+    """Value -> name as a DICOM label file says it; empty for formats that name nothing."""
+    return {info.index: info.name for info in label.classes} if "name" in label.provenance else {}
+
+
+def require_equal_numbers(cases: Sequence[LabelFacts]) -> None:
+    """Raises UserError where a number means one structure in one DICOM label file and another in the next.
+
+    Numbers follow the order of drawing: taken for classes, they would teach liver as spleen.
+    """
+    called: dict[tuple[str, int], dict[str, str]] = {}
+    for column, value, name in (
+        (column, value, name)
+        for case in cases
+        for column, names in case.names.items()
+        for value, name in names.items()
+        if case.counts.get(column, {}).get(value)
+    ):
+        called.setdefault((column, value), {}).setdefault(name.casefold(), name)
+    faults = [
+        f"number {value} is {counted(names.values())}"
+        for (_, value), names in sorted(called.items())
+        if len(names) > 1
+    ]
+    if faults:
+        raise UserError(
+            "the label files number their structures in different orders, so numbers cannot be the classes",
+            "data.classes",
+            "name the classes as the files name them, for instance data.classes: {liver: 1, spleen: 2}; they are then"
+            " matched by name (`medseg init FOLDER` writes them down)",
+            faults[:10],
+        )
 
 
 def _empty(

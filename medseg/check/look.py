@@ -11,6 +11,7 @@ from typing import Any
 
 from medseg.check.cohort_facts import check_facts, same_images
 from medseg.check.examine import Examined, examine, reason_of, without_paths
+from medseg.check.labels import require_equal_numbers
 from medseg.config import Data
 from medseg.core.errors import UserError
 from medseg.core.progress import say
@@ -110,6 +111,7 @@ def _with_found_classes(
         values.setdefault(column, set()).update(found)
     if cohort.classes or not values:
         return cohort, list(examined)
+    require_equal_numbers([e.label for e in examined if e and e.label])
     specs = specs_from_values({column: sorted(found) for column, found in values.items()}, data)
     sources = {name: (column_name(spec.column), tuple(spec.values)) for name, spec in specs.items()}
     note = f"classes found in the labels: {counted(specs, 12)}; name them under data.classes"

@@ -161,7 +161,7 @@ def _split_file(data: Data, root: Path | None) -> Path:
 
 def _recognise(data: Data, root: Path) -> Found:
     """Tries the layouts from the most to the least particular; `data.layout` leaves one to try."""
-    from medseg.data.layouts import decathlon, dicom, nnunet, pairs
+    from medseg.data.layouts import bids, decathlon, dicom, nnunet, pairs
     from medseg.data.layouts.dicom_lost import NoVolume
 
     def table(root: Path, data: Data) -> Found | None:
@@ -171,8 +171,8 @@ def _recognise(data: Data, root: Path) -> Found:
     def dicom_tree(root: Path, data: Data) -> Found | None:
         return dicom.find(root, data) if root.is_dir() and dicom.looks_like_dicom(root) else None
 
-    known = {"manifest": table, "decathlon": decathlon.find, "nnunet": nnunet.find, "pairs": pairs.find,
-             "dicom": dicom_tree}  # fmt: skip
+    known = {"manifest": table, "decathlon": decathlon.find, "nnunet": nnunet.find, "bids": bids.find,
+             "pairs": pairs.find, "dicom": dicom_tree}  # fmt: skip
     if data.layout != "auto":
         found = known[data.layout](root, data)
         if found is None:
@@ -181,7 +181,7 @@ def _recognise(data: Data, root: Path) -> Found:
             )
         return found
     # Images that lie in named folders come before DICOM: a set may bring some of its images in both forms.
-    for layout in ("manifest", "decathlon", "nnunet"):
+    for layout in ("manifest", "decathlon", "nnunet", "bids"):
         if (found := known[layout](root, data)) is not None:
             return found
     if root.is_dir() and dicom.looks_like_dicom(root):

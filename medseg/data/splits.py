@@ -20,9 +20,15 @@ Key = Callable[[CaseRow], str]
 
 def deal(patients: Sequence[str], folds: int, seed: int) -> dict[str, int]:
     """Patient -> fold: the sorted patients are shuffled by `seed` and dealt out in turn."""
+    shuffled = _shuffled(patients, seed)
+    return {patient: turn % folds for turn, patient in enumerate(shuffled)}
+
+
+def _shuffled(patients: Sequence[str], seed: int | list[int]) -> list[str]:
+    """The different keys in an order that `seed` fixes. Their places are shuffled: numpy's strings lose a NUL at the end,
+    which a DICOM patient without an issuer has in the key."""
     ordered = sorted(set(patients))
-    shuffled = np.random.default_rng(seed).permutation(ordered)
-    return {str(patient): turn % folds for turn, patient in enumerate(shuffled)}
+    return [ordered[place] for place in np.random.default_rng(seed).permutation(len(ordered))]
 
 
 def assign_splits(rows: Sequence[CaseRow], split: Split) -> tuple[tuple[CaseRow, ...], tuple[str, ...]]:
@@ -83,8 +89,7 @@ def _test_patients(patients: Sequence[str], split: Split) -> set[str]:
         return set()
     count = min(len(ordered) - 2, max(1, round(split.test_fraction * len(ordered))))
     # Another stream than that of `deal`, so that a test share does not move the folds' order in a fixed way.
-    shuffled = np.random.default_rng([split.seed, 1]).permutation(ordered)
-    return {str(patient) for patient in shuffled[:count]}
+    return set(_shuffled(patients, [split.seed, 1])[:count])
 
 
 def _fill(

@@ -127,8 +127,8 @@ def _require_fit(image: Image, plan: Plan) -> None:
             f"is {kind[image.geometry.ndim]}, but the plan was made for {plan.dims}D images",
             hint="take a model or system of the right dimension",
         )
-    if image.array.shape != (plan.in_channels, *image.geometry.shape):
+    if image.array.shape != (plan.image_channels, *image.geometry.shape):
         raise UserError(
-            f"has {len(image.array)} channels, but the plan was made for {plan.in_channels}",
+            f"has {len(image.array)} channels, but the plan was made for {plan.image_channels}",
             hint="give the same channels in the same order as in training (data.channels)",
         )

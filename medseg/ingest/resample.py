@@ -28,6 +28,9 @@ Floats = npt.NDArray[np.float32]
 SLAB_BYTES = 16 * 2**20
 """Working memory of one slab in float32."""
 
+POLE = 3**0.5 - 2
+"""The pole of the cubic spline's recursive prefilter."""
+
 SPLINE_MARGIN = 12
 """Edge voxels repeated before the spline's prefilter; its influence beyond is 0.27^12, below 1e-6."""
 
@@ -97,17 +100,35 @@ def _triangles(centre: npt.NDArray[np.float64], n_in: int, width: float) -> npt.
 
 
 def _cubic_splines(centre: npt.NDArray[np.float64], n_in: int) -> npt.NDArray[np.float64]:
-    from scipy.ndimage import spline_filter1d
-
     # What the filter does to every unit vector at once is the filter as a matrix.
     padded = np.pad(np.eye(n_in), ((SPLINE_MARGIN, SPLINE_MARGIN), (0, 0)), mode="edge")
-    coefficients = spline_filter1d(padded, order=3, axis=0, mode="nearest")
+    coefficients = _spline_coefficients(padded)
     place = centre + SPLINE_MARGIN
     first = np.floor(place).astype(int) - 1
     t = place - np.floor(place)
     taps = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
     last = len(padded) - 1
     return sum(w[:, None] * coefficients[np.clip(first + k, 0, last)] for k, w in enumerate(taps))
+
+
+def _spline_coefficients(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Cubic B-spline coefficients along axis 0 by a run forwards and one backwards; samples go on mirrored at both ends.
+
+    Unser, Aldroubi and Eden 1993 (doi:10.1109/78.193221). The same numbers as
+    `scipy.ndimage.spline_filter1d(samples, 3, axis=0, mode="nearest")`, whose import takes longer than the sums.
+    """
+    n = len(samples)
+    c = 6.0 * samples
+    powers = POLE ** np.arange(1, n + 1)
+    # The infinite sum over the mirrored samples, folded onto the ones that there are.
+    around = powers @ c + POLE**n * (powers @ c[::-1])
+    c[0] += around / (1 - POLE ** (2 * n))
+    for k in range(1, n):
+        c[k] += POLE * c[k - 1]
+    c[-1] *= POLE / (POLE - 1)
+    for k in range(n - 2, -1, -1):
+        c[k] = POLE * (c[k + 1] - c[k])
+    return c
 
 
 def along(array: Floats, weights: Floats, axis: int) -> Floats:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.config import Pipeline, Plan
 from medseg.config_plan import load_plan
 from medseg.core.atomic import write_json
 from medseg.core.errors import UserError, about
 from medseg.core.machine import cores, parse_bytes, ram_available_bytes
+from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
+
+if TYPE_CHECKING:
+    from medseg.ingest.previous import Mask
 
 KEYS = ("data", "ingest", "system", "predict")
 READS = ("cases", "plan")
@@ -19,6 +23,15 @@ WRITES = ("prepared",)
 
 BYTES_PER_VOXEL = 24
 """Memory a case needs while it is prepared: as read, in float32, target, indicators."""
+
+
+def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
+    """What the masks of a cascade's earlier stage are made of."""
+    if pipeline.ingest.previous is None or pipeline.predict.model is not None:
+        return ""
+    from medseg.ingest.previous import digest_of
+
+    return digest_of(pipeline.ingest.previous)
 
 
 def run(pipeline: Pipeline, folder: RunFolder) -> Result:
@@ -65,7 +78,11 @@ def prepare_all(
     from medseg.ingest.cache import plan_key, prepared_folder, remove_leftovers
     from medseg.jobs.executor import map_cases
 
-    key = plan_key(plan, label_facts(pipeline))
+    masks = earlier_masks(pipeline, plan, rows)
+    earlier = (
+        "" if plan.previous is None else plan.previous.model_dump_json(include={"classes", "background"})
+    )
+    key = plan_key(plan, label_facts(pipeline) + earlier)
     place = prepared_folder(folder, key)
     remove_leftovers(place)
     made: dict[str, str] = {}
@@ -73,7 +90,7 @@ def prepare_all(
     # One thread a case: matrix products that start threads of their own would only wait for each other.
     with threadpool_limits(1):
         for outcome in map_cases(
-            lambda row: prepare_case(row, pipeline, plan, cohort.classes, place, key),
+            lambda row: prepare_case(row, pipeline, plan, cohort.classes, place, key, masks.get(row.case)),
             rows,
             "ingest",
             workers=_workers(pipeline, plan),
@@ -97,10 +114,35 @@ def prepare_all(
     return Result("ingest", line, len(made), failed, skipped, details=details)
 
 
+def earlier_masks(pipeline: Pipeline, plan: Plan, rows: Sequence[Any]) -> dict[str, Mask]:
+    """Case -> mask of the earlier stage; nothing where the run is no cascade.
+
+    Raises UserError when the earlier run has changed since the plan was made, or lacks cases.
+    """
+    run = pipeline.ingest.previous
+    if run is None or plan.previous is None:
+        return {}
+    from medseg.ingest.previous import KEY, in_words, masks_for, read_previous
+
+    if read_previous(run).model != plan.previous.model:
+        raise UserError(
+            f"{run} holds another model than when the plan was made", KEY, "plan again: --force plan"
+        )
+    masks = masks_for(run, rows)
+    say(f"ingest   {in_words(masks)}")
+    return masks
+
+
 def prepare_case(
-    row: Any, pipeline: Pipeline, plan: Plan, classes: Sequence[Any], place: Path, key: str
+    row: Any,
+    pipeline: Pipeline,
+    plan: Plan,
+    classes: Sequence[Any],
+    place: Path,
+    key: str,
+    mask: Mask | None = None,
 ) -> str:
-    """Prepares one case unless it is current; returns "made" or "kept"."""
+    """Prepares one case unless it is current; returns "made" or "kept". mask: of a cascade's earlier stage."""
     from medseg.data.cohort import open_case
     from medseg.ingest import cache
     from medseg.ingest.prepare import prepare_image, prepare_target
@@ -108,13 +150,19 @@ def prepare_case(
 
     with about(row.case, "preparing"):
         content = content_hash([Path(name) for name in row.files])
-        case_key = cache.case_key(key, f"{content} {row.values} {row.rest_is_background} {row.known}")
+        earlier = "" if mask is None else f" {content_hash([mask.path])}"
+        facts_of_row = f"{content} {row.values} {row.rest_is_background} {row.known}{earlier}"
+        case_key = cache.case_key(key, facts_of_row)
         target_path = place / row.case
         if cache.is_current(target_path, case_key):
             return "kept"
         case = open_case(row, pipeline.data, classes)
         prepared = prepare_image(case.image(), plan)
         target = prepare_target(case.label(), prepared, plan)
+        if mask is not None and plan.previous is not None:
+            from medseg.ingest.previous import read_mask, with_previous
+
+            prepared = with_previous(prepared, read_mask(mask, plan.previous), plan)
         known = None if row.known is None else list(row.known)
         facts = {"key": case_key, "background": plan.background, "known": known}
         cache.store_case(target_path, prepared, target, facts)

@@ -308,8 +308,13 @@ def _kind(files: Sequence[Path]) -> str:
     path = files[0]
     if path.is_dir():
         raise UserError("is a folder", path.name, "give a file")
-    with path.open("rb") as file:
-        start = file.read(352)
+    try:
+        with path.open("rb") as file:
+            start = file.read(352)
+    except PermissionError as err:
+        raise UserError(
+            "no permission to read it", path.name, "ask its owner for the right to read it"
+        ) from err
     ending = suffix_of(path)
     if start.startswith(b"NRRD") or (ending in ITK and ending not in (".nrrd", ".nhdr")):
         return "itk"

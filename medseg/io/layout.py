@@ -16,6 +16,12 @@ from medseg.core.geometry import Geometry
 IN_DOUBT = "left and right are in doubt"
 """What notes say where a header contradicts itself or is silent about sides; such a case is looked at by a person."""
 
+HU_IN_DOUBT = "Hounsfield units are in doubt"
+"""What notes say where a CT does not tell how its numbers become HU."""
+
+DOUBTS = (IN_DOUBT, HU_IN_DOUBT)
+"""Words of a reader's notes that make a case one to look at."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SAME = ("dims", "in_channels", "out_channels", "overlapping", "background", "spacing_mm", "intensity", "crop",
-        "image_order", "patch_size", "mirror_axes", "guided_filter")  # fmt: skip
+        "image_order", "patch_size", "margin", "mirror_axes", "swap_sides", "flips", "guided_filter", "previous")  # fmt: skip
 """What of the plans has to agree: it decides what the networks see, and what their channels mean."""
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,79}")
@@ -98,7 +98,10 @@ def ensemble_facts(
         weights=weights,
         scores=scores or {},
         data_hash=data_hash,
-        extra={"postprocessing": [dict(step) for step in postprocessing]},
+        extra={
+            "postprocessing": [dict(step) for step in postprocessing],
+            **({"upright": first["upright"]} if "upright" in first else {}),
+        },
     )
     return {**facts, "hash": model_hash(facts)}
 
@@ -187,11 +190,13 @@ def assemble(facts: Mapping[str, Any], members: Mapping[str, Path], device: str,
     from medseg.model.members import Members
 
     nets: list[nn.Module] = []
+    previous: Model | None = None
     for name, path in members.items():
-        net = load_model(path, device).net
-        if net is None:
+        member = load_model(path, device)
+        if member.net is None:
             raise UserError(f"{name} has no network", where)
-        nets.append(net)
+        nets.append(member.net)
+        previous = previous or member.previous  # one and the same for all: their plans agree on it
     plan = read_plan(facts, where)
     return Model(
         Members(nets).eval(),
@@ -201,6 +206,7 @@ def assemble(facts: Mapping[str, Any], members: Mapping[str, Path], device: str,
         read_system(facts, where),
         str(facts["hash"]),
         facts,
+        previous,
     )
 
 
@@ -228,9 +234,13 @@ def _flat(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def _place(source: Path, target: Path) -> None:
-    """A member's files in another folder; weights never change in place, so a hard link is as good as a copy."""
+    """A model's files in another folder; weights never change in place, so a hard link is as good as a copy."""
     target.mkdir()
     shutil.copyfile(source / FACTS_FILE, target / FACTS_FILE)
+    for folder in sorted(path for path in source.iterdir() if (path / FACTS_FILE).is_file()):
+        _place(folder, target / folder.name)  # the earlier stage of a cascade, and its members
+    if not (source / WEIGHTS_FILE).is_file():
+        return
     try:
         os.link(source / WEIGHTS_FILE, target / WEIGHTS_FILE)
     except OSError:

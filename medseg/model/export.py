@@ -36,6 +36,12 @@ def export_model(folder: Path, form: str, out: Path) -> dict[str, Any]:
     model = load_model(Path(folder))
     if model.net is None:
         raise UserError(f"holds {model.system.slug}, which is a program and no network", str(folder))
+    if model.previous is not None:
+        raise UserError(
+            "is a cascade: its network needs the masks of its first stage, which no other program would make",
+            str(folder),
+            "predict with medseg, or export a model of one stage",
+        )
     window = window_of(model.net, model.plan.in_channels, model.plan.patch_size)
     with new_folder(out) as part:
         run = _WRITERS[form](model, window, part)

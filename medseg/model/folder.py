@@ -20,6 +20,7 @@ from medseg.config import Plan, System
 from medseg.core.atomic import write_json, writing_failed
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo
+from medseg.model import cascade
 from medseg.model.facts import (
     FACTS_FILE,
     WEIGHTS_FILE,
@@ -51,7 +52,7 @@ class Model:
     """A loaded model.
 
     net: the network in eval mode, or None; classical: the classical method, or None; exactly one of them is there.
-    plan, classes, system: as trained. hash: what results name. facts: all of model.json.
+    plan, classes, system: as trained. hash: what results name. facts: model.json. previous: a cascade's first stage.
     """
 
     net: nn.Module | None
@@ -61,6 +62,7 @@ class Model:
     system: System
     hash: str
     facts: Mapping[str, Any]
+    previous: Model | None = None
 
 
 def save_model(
@@ -75,8 +77,8 @@ def save_model(
 ) -> str:
     """Writes a model folder, whole or not at all; an older one at the same place is replaced. Returns the model hash.
 
-    net: the network; for a classical system what it learnt, as numpy arrays, or None. scores: validation means with n. extra: further facts, licence
-    and intended_use among them.
+    net: the network; for a classical system what it learnt, as numpy arrays, or None. scores: validation means with n.
+    extra: further facts, licence and intended_use among them.
     """
     with new_folder(Path(folder)) as part:
         learnt = isinstance(net, Mapping)
@@ -107,7 +109,8 @@ def verify_model(folder: Path) -> dict[str, Any]:
 
         verify_members(folder, facts)
         return facts
-    check_files(folder, set(_files_of(facts)))
+    check_files(folder, {*_files_of(facts), *cascade.folders_of(facts)})
+    cascade.verify_previous(folder, facts)
     if facts["weights"] is not None:
         _check_weights(folder / WEIGHTS_FILE, facts["weights"])
     return facts
@@ -135,7 +138,8 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
     else:
         net, classical = _in_frame(facts, _with_weights(facts, plan, system, folder / WEIGHTS_FILE)), None
         net = net.to(device).eval()
-    return Model(net, classical, plan, read_classes(facts, where), system, facts["hash"], facts)
+    classes, previous = read_classes(facts, where), cascade.load_previous(folder, facts, device)
+    return Model(net, classical, plan, classes, system, facts["hash"], facts, previous)
 
 
 def _in_frame(facts: Mapping[str, Any], net: nn.Module) -> nn.Module:
@@ -174,8 +178,7 @@ def copy_model(source: Path, target: Path) -> dict[str, Any]:
         copy_ensemble(Path(source), facts, Path(target))
         return facts
     with new_folder(Path(target)) as part:
-        for name in _files_of(facts):
-            shutil.copyfile(Path(source) / name, part / name)
+        shutil.copytree(source, part, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
     return facts
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from medseg.config import Pipeline, Plan
-from medseg.config_types import GuidedFilter
+from medseg.config_types import GuidedFilter, Previous
 from medseg.core.errors import UserError
 from medseg.core.machine import Device, choose_device, cores, parse_bytes, ram_available_bytes
+from medseg.core.segmentation import ClassInfo
+from medseg.ingest.previous import read_previous
 from medseg.plan import grids
 from medseg.plan.cost import BACKWARD, OTHER_WORK, NetworkCost, count_network, measured_flops
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.intensities import decide_intensity
+from medseg.plan.measured import facts_of, measured_batch
 from medseg.plan.patches import choose_patch, require_fit, step_budget
 from medseg.plan.planned import is_planned, planned_arguments, put_back, sized_on_gpu
 from medseg.zoo.build import find
@@ -27,7 +30,12 @@ def decide(pipeline: Pipeline, cohort: Any, fingerprint: Fingerprint, card: Any)
     facts, reasons = _data_facts(pipeline, cohort, fingerprint, on_gpu, is_planned(card.name))
     shape = prepared_shape(fingerprint, facts["spacing_mm"], facts["crop"])
     net_facts, net_reasons, cost = _network_facts(pipeline, facts, shape, fingerprint.total, device)
-    estimate = estimate_cost(pipeline, cost, net_facts, shape, device)
+    measured: dict[str, Any] = {}
+    if pipeline.train.batch_size == "measured":
+        found = measured_batch(pipeline, Plan(**facts, **net_facts), shape, fingerprint.total)
+        net_facts["batch_size"], net_reasons["batch_size"] = found.batch, found.reason
+        measured = facts_of(found)
+    estimate = estimate_cost(pipeline, cost, net_facts, shape, device, measured)
     estimate["largest_case_voxels"] = (
         int(max(np.prod(c.shape) for c in fingerprint.cases)) * fingerprint.channels
     )
@@ -47,7 +55,8 @@ def _data_facts(
     spacing, why_spacing = grids.decide_spacing(pipeline.ingest.spacing_mm, fingerprint, limit)
     crop, why_crop = grids.decide_crop(pipeline.ingest.crop, data.modality, fingerprint)
     order, why_order = grids.decide_order(spacing, fingerprint, planned)
-    mirror, why_mirror = grids.decide_mirror(pipeline, classes, fingerprint)
+    previous, earlier, why_earlier = _earlier_stage(pipeline, fingerprint.channels)
+    mirror, why_mirror = grids.decide_mirror(pipeline, (*classes, *earlier), fingerprint)
     channels = tuple(data.channels) or tuple(cohort.channels)
     intensity, why_intensity = decide_intensity(
         pipeline.ingest.intensity, data.modality, channels, fingerprint
@@ -56,7 +65,8 @@ def _data_facts(
     head = "one sigmoid a class: classes may overlap" if data.overlapping else "one softmax over all"
     facts = {
         "dims": fingerprint.dims,
-        "in_channels": fingerprint.channels,
+        "in_channels": fingerprint.channels + len(earlier),
+        "previous": previous,
         "classes": [info.as_json() for info in classes],
         "overlapping": data.overlapping,
         "out_channels": len(classes) + (background and not data.overlapping),
@@ -67,7 +77,7 @@ def _data_facts(
         "crop": crop,
         "image_order": order,
         "mirror_axes": mirror,
-        "guided_filter": decide_guided_filter(pipeline),
+        **_kept_for_prediction(pipeline, classes),
         "foreground_fraction": fingerprint.foreground_fraction(classes),
         "volume_ml": fingerprint.volume_ml(classes),
         "on_border": fingerprint.on_border(classes),
@@ -81,18 +91,46 @@ def _data_facts(
         "crop": why_crop,
         "image_order": why_order,
         "mirror_axes": why_mirror,
-        "guided_filter": "predict.guided_filter",
+        **KEPT,
         "volume_ml": f"smallest and largest in {len(fingerprint.cases)} training cases"
         if facts["volume_ml"]
         else "pixels have no volume",
     }
-    return facts, reasons
+    return facts, {**reasons, **why_earlier}
 
 
-def decide_guided_filter(pipeline: Pipeline) -> GuidedFilter | None:
-    """What a model is made with: the pipeline's filter, or none."""
-    setting = pipeline.predict.guided_filter
-    return setting if isinstance(setting, GuidedFilter) else None
+def _earlier_stage(
+    pipeline: Pipeline, channels: int
+) -> tuple[Previous | None, list[ClassInfo], dict[str, str]]:
+    """What a cascade's earlier stage adds to the channels of the image, its classes, and the reasons."""
+    if pipeline.ingest.previous is None:
+        return None, [], {}
+    previous = read_previous(pipeline.ingest.previous)
+    classes = [ClassInfo.from_json(info) for info in previous.classes]
+    masks = ", ".join(info.name for info in classes)
+    return previous, classes, {
+        "in_channels": f"{channels} of the image, {len(classes)} of masks: {masks}",
+        "previous": "masks of an earlier run (ingest.previous)",
+    }  # fmt: skip
+
+
+KEPT = {
+    "margin": "ingest.margin",
+    "swap_sides": "train.augment.swap_sides",
+    "flips": "predict.flips",
+    "guided_filter": "predict.guided_filter",
+}
+"""What a model is made with and prediction goes on with; each named by its key in the pipeline file."""
+
+
+def _kept_for_prediction(pipeline: Pipeline, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    edges = pipeline.predict.guided_filter
+    return {
+        "margin": pipeline.ingest.margin,
+        "swap_sides": grids.decide_swap_sides(pipeline, classes),
+        "flips": pipeline.predict.flips is True,
+        "guided_filter": edges if isinstance(edges, GuidedFilter) else None,
+    }
 
 
 def prepared_shape(fingerprint: Fingerprint, spacing: Sequence[float] | None, crop: str) -> list[float]:
@@ -199,12 +237,23 @@ def _cost(system: Any, facts: dict[str, Any], arguments: dict[str, Any]) -> Netw
 
 
 def estimate_cost(
-    pipeline: Pipeline, cost: NetworkCost, net_facts: dict[str, Any], shape: Sequence[float], device: Device
+    pipeline: Pipeline,
+    cost: NetworkCost,
+    net_facts: dict[str, Any],
+    shape: Sequence[float],
+    device: Device,
+    measured: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Seconds, minutes and bytes of training and predicting on this machine, by counting and one short measurement."""
+    """Seconds, minutes and bytes of training and predicting on this machine, by counting and one short measurement.
+
+    measured: seconds and bytes of a step that was taken; they count instead of what would be estimated.
+    """
+    measured = measured or {}
     speed = measured_flops(device.name)
     voxels = float(np.prod(net_facts["patch_size"]))
-    step = cost.step_flops(voxels * net_facts["batch_size"]) * OTHER_WORK / speed
+    step = measured.get(
+        "step_seconds", cost.step_flops(voxels * net_facts["batch_size"]) * OTHER_WORK / speed
+    )
     train = pipeline.train
     minutes = min(
         train.minutes if train.minutes is not None else float("inf"),
@@ -214,8 +263,8 @@ def estimate_cost(
     windows = float(
         np.prod([max(1, np.ceil((n - p) / (p * keep)) + 1) for n, p in zip(shape, net_facts["patch_size"])])
     )
-    forwards = windows * (2 ** len(shape) if pipeline.predict.flips else 1)
-    ram = cost.step_bytes(voxels * net_facts["batch_size"])
+    forwards = windows * (2 ** len(shape) if pipeline.predict.flips is True else 1)
+    ram = measured.get("train_ram_bytes", cost.step_bytes(voxels * net_facts["batch_size"]))
     allowed = device.memory_bytes or _ram_allowed(pipeline)
     if ram > allowed:
         raise UserError(
@@ -232,4 +281,5 @@ def estimate_cost(
         "parameters": cost.parameters,
         "step_gflop": round(cost.step_flops(voxels * net_facts["batch_size"]) / 1e9, 2),
         "machine_gflop_per_second": round(speed / 1e9, 1),
+        **measured,
     }

@@ -60,8 +60,8 @@ class Measured:
         }
 
 
-def measure(pipeline: Pipeline, plan: Plan) -> Measured:
-    """The largest batch of the plan's patches that the device takes.
+def measure(pipeline: Pipeline, plan: Plan, held_bytes: int = 0) -> Measured:
+    """The largest batch of the plan's patches that the device takes. held_bytes: what training holds beside a step.
 
     Raises UserError when not even one patch fits, or the process fails for another reason.
     """
@@ -71,7 +71,7 @@ def measure(pipeline: Pipeline, plan: Plan) -> Measured:
     room = device.memory_bytes or (
         ram_available_bytes() if pipeline.compute.ram is None else parse_bytes(pipeline.compute.ram)
     )
-    room = int(SHARE * room)
+    room = int(SHARE * room) - held_bytes
     wish = pipeline.train.precision
     precision = wish if wish != "auto" else ("bf16" if device.name.startswith("cuda") else "fp32")
     job = {

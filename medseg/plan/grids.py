@@ -121,5 +121,16 @@ def decide_mirror(
     return axes, why
 
 
+def decide_swap_sides(pipeline: Pipeline, classes: Sequence[ClassInfo]) -> bool:
+    """Whether training mirrors left-right and exchanges the classes of the sides (`train.augment.swap_sides`)."""
+    from medseg.core.segmentation import side_pairs
+    from medseg.ingest.augment.build import entries_of
+
+    sided = sum(info.laterality is not None for info in classes)
+    if pipeline.train.augment == "none" or not sided or 2 * len(side_pairs(classes)) != sided:
+        return False
+    return any(entry.name == "swap_sides" for entry in entries_of(pipeline.train.augment))
+
+
 def _short(spacing: Sequence[float] | np.ndarray) -> str:
     return "x".join(f"{s:.3g}" for s in spacing) + " mm"

@@ -18,6 +18,15 @@ FEW_STEPS = 100
 """Below this a network from scratch hardly leaves its random start."""
 
 
+def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
+    """The model of a cascade's earlier stage."""
+    if pipeline.ingest.previous is None or pipeline.predict.model is not None:
+        return ""
+    from medseg.ingest.previous import read_previous
+
+    return read_previous(pipeline.ingest.previous).model_dump_json()
+
+
 def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     """Writes the plan of the one system of this walk."""
     if pipeline.predict.model is not None:
@@ -41,6 +50,7 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
             f"choose another: medseg list --dims {fingerprint.dims}",
         )
     if card.kind == "classical":
+        _refuse_cascade(pipeline)
         plan = classical_plan(pipeline, cohort, fingerprint)
     else:
         plan = decide(pipeline, cohort, fingerprint, card)
@@ -100,6 +110,15 @@ def in_words(plan: Plan, pipeline: Pipeline) -> str:
         f"{cost['step_seconds']:.2g} s and {cost['train_ram_bytes'] / 1e9:.1f} GB, "
         f"training about {cost['train_minutes']:.2g} min, predicting {cost['predict_seconds']:.2g} s a case{few}"
     )
+
+
+def _refuse_cascade(pipeline: Pipeline) -> None:
+    if pipeline.ingest.previous is not None:
+        raise UserError(
+            f"{pipeline.only_system.name} reads images, no masks of an earlier stage",
+            "ingest.previous",
+            "leave it out, or choose a network: medseg list",
+        )
 
 
 def _rows_to_measure(cohort: Any, kind: str) -> list[Any]:

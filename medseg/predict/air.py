@@ -72,10 +72,13 @@ def outside_air(array: npt.NDArray[Any], geometry: Geometry) -> tuple[Mask, tupl
 
     Returns the blocks and their size in voxels.
     """
+    step = tuple(max(1, int(BODY_GRID_MM / s)) for s in geometry.spacing)
+    air = block_means(array, step) < AIR_HU
+    if not air.any():
+        return air, step
     from scipy.ndimage import binary_dilation, label
 
-    step = tuple(max(1, int(BODY_GRID_MM / s)) for s in geometry.spacing)
-    parts, count = label(block_means(array, step) < AIR_HU)
+    parts, count = label(air)
     faces = [parts.take(end, axis) for axis in (0, 1) for end in (0, -1)]
     reached = np.zeros(count + 1, bool)
     for face in faces:

@@ -15,7 +15,9 @@ from medseg.config_types import GuidedFilter
 from medseg.core.case import Image
 from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation, paint
+from medseg.predict.mirrors import mirrors_of
 from medseg.predict.stream import Painter, Sink
+from medseg.predict.upright import mirrored_flags
 from medseg.predict.windows import NOTHING_SKIPPED, Cut, Skip
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ class Predictor:
     @property
     def cut(self) -> Cut:
         settings = self.settings
-        return Cut(tuple(self.model.plan.patch_size), settings.overlap, settings.batch_size, self.half_sums)
+        plan = self.model.plan
+        return Cut(tuple(plan.patch_size), settings.overlap, settings.batch_size, self.half_sums, plan.margin)
 
     @cached_property
     def net(self) -> Any:
@@ -78,7 +81,21 @@ class Predictor:
         from medseg.predict.head import without_last_layer
 
         net, plan = self.model.net, self.model.plan
-        return None if net is None else without_last_layer(net, plan.in_channels, plan.patch_size)
+        if net is None or mirrors_of(self.settings, plan).pairs:
+            return net  # classes can be exchanged in logits alone
+        return without_last_layer(net, plan.in_channels, plan.patch_size)
+
+    @cached_property
+    def earlier(self) -> Predictor | None:
+        """What draws the masks of a cascade's earlier stage, with the settings that those of training were made with."""
+        earlier, first = self.model.previous, self.model.plan.previous
+        if earlier is None or first is None:
+            return None
+        # No choice of engine by speed: it is not remembered, and all masks of a folder are made in one manner.
+        precision = "auto" if self.settings.precision == "int8" else self.settings.precision
+        own = {"engine": "torch", "precision": precision, "postprocessing": "none"}
+        settings = Predict.model_validate({**first.settings, **own})
+        return Predictor(earlier, settings, cases=self.cases)
 
     @property
     def summed(self) -> int | None:
@@ -124,11 +141,19 @@ class Predictor:
         from medseg.ingest.prepare import prepare_image
 
         start = time.monotonic()
+        drawn = None if self.earlier is None else self.earlier.segment(image)
         prepared = (self.prepare or prepare_image)(image, self.model.plan)
+        if drawn is not None:
+            from medseg.ingest.previous import with_previous
+
+            prepared, drawn = with_previous(prepared, drawn, self.model.plan), None
         ready = time.monotonic()
         skip = self._air(image, prepared)
         labels, regions = self.segment_prepared(prepared, tick, sink and sink(prepared), skip)
+        grid = prepared.geometry
+        mirrored = mirrored_flags(self.model.facts.get("upright"), prepared.array[0], grid.spacing)
         facts = {
+            "mirrored": tuple(mirrored),
             "windows": self.windows(prepared),
             "windows_of_air": len(skip.windows),
             "seconds_prepare": round(ready - start, 3),
@@ -182,12 +207,9 @@ class Predictor:
         from medseg.predict.head import put_off
 
         net, plan, settings = self.net, self.model.plan, self.settings
+        mirrors = mirrors_of(settings, plan)
         count = SAMPLES if settings.precision == "int8" else 1
-        windows = (
-            self.cases
-            * self.cut.count(tuple(array.shape[1:]))
-            * 2 ** (len(plan.mirror_axes) if settings.flips else 0)
-        )
+        windows = self.cases * self.cut.count(tuple(array.shape[1:])) * len(mirrors.copies)
         wish = Wish(settings.engine, settings.precision, self.device, windows, plan.background, plan.overlapping,
                     f"{self.model.hash}-features" if put_off(net) else self.model.hash, self.before)  # fmt: skip
         chosen = choose(net, _samples(array, self.cut.patch, count), wish)
@@ -196,7 +218,7 @@ class Predictor:
             net,
             autocast=chosen.autocast,
             forwards=chosen.forwards,
-            flips=plan.mirror_axes if settings.flips else (),
+            mirrors=mirrors,
         )
         several = "" if self.members == 1 else f", {self.members} members, mean of {settings.ensemble}"
         self.engine = f"{self.choice.why}{several}"

@@ -62,6 +62,9 @@ def follow_edges(
 ) -> int:
     """Changes labels (*S), or regions (R, *S) where classes overlap, in place. Returns how many voxels changed.
 
+    Repeated `iterations` times: a border that lies farther from its edge than the first fit reaches comes nearer with
+    every one, and stays where image and mask agree. A mask that misses the larger part of what looks like it within the
+    radius is not completed but shrinks.
     image: (C, *S) on the same grid; the mean of its channels, each scaled to 0..1 by the plan's window or else by its
     0.5 and 99.5 percentiles, is the guide. spacing: mm (px for photographs), like the radius.
     """
@@ -74,19 +77,29 @@ def follow_edges(
 
     coarse = _shrink(guide, image.shape[1:], reach.cell)
     targets = [labels] if regions is None else list(regions)
-    return sum(_filter(target, guide, coarse, reach, setting.epsilon) for target in targets)
+    return sum(_follow(target, guide, coarse, reach, setting) for target in targets)
 
 
 def working_bytes(shape: Sequence[int], spacing: Sequence[float], setting: GuidedFilter, classes: int) -> int:
-    """Memory that `follow_edges` takes, about: a copy of the labels, the maps of all classes, and one block."""
+    """Memory that `follow_edges` takes, about: two copies of the labels, the maps of all classes, and one block."""
     cells = prod(-(-n // c) for n, c in zip(shape, Reach.of(setting, spacing).cell))
-    return prod(shape) + (8 * (classes + 1) + 40) * cells + 40 * min(prod(shape), BLOCK)
+    return 2 * prod(shape) + (8 * (classes + 1) + 40) * cells + 40 * min(prod(shape), BLOCK)
+
+
+def _follow(
+    target: Array, guide: Callable[[Any], Floats], coarse: Floats, reach: Reach, setting: GuidedFilter
+) -> int:
+    before = target.copy(order="K")
+    for _ in range(setting.iterations):
+        if not _filter(target, guide, coarse, reach, setting.epsilon):
+            break
+    return int(np.count_nonzero(target != before))
 
 
 def _filter(
     target: Array, guide: Callable[[Any], Floats], coarse: Floats, reach: Reach, epsilon: float
-) -> int:
-    """One map of labels; borders are looked for in it as it was."""
+) -> bool:
+    """One map of labels, once; borders are looked for in it as it was. Returns whether it changed."""
     before = target.copy(order="K")
     values = _values(before)
     if len(values) < 2:
@@ -100,7 +113,7 @@ def _filter(
         places = [p + c.start for p, c in zip(np.nonzero(band), core)]
         block = target[core]
         block[band] = _winners(values, maps, guide(core)[band], places, reach.cell)
-    return int(np.count_nonzero(target != before))
+    return bool((target != before).any())
 
 
 def _maps(

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def without_last_layer(net: nn.Module, channels: int, patch: Sequence[int]) -> n
         return net
     window = noise(net, channels, patch)
     try:
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             place, wanted = _last(net, window)
             if place is None:
                 return net
@@ -83,6 +84,19 @@ def logits_of(run: Any, windows: Tensor) -> Tensor:
     answer: Tensor = run(windows)
     head = put_off(run)
     return answer if head is None else torch.stack([head(one) for one in answer])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread inside the block: threads that wait for a window this small cost more than it does."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def noise(net: nn.Module, channels: int, patch: Sequence[int]) -> Tensor:

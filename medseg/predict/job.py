@@ -60,7 +60,8 @@ class Job:
 
     settings_hash: equal hash, equal masks. budget: bytes that the process may use. journal: where it is noted at once
     what became of each case, under the name `system`; None: nowhere. expected: how many cases this folder will come
-    to, about, where that is more than those of this call: it decides which engine pays.
+    to, about, where that is more than those of this call: it decides which engine pays. earlier_window_bytes: of a
+    cascade's earlier stage.
     """
 
     predictor: Predictor
@@ -69,6 +70,7 @@ class Job:
     settings_hash: str
     budget: int
     window_bytes: int = 0
+    earlier_window_bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     review: dict[str, str] = field(default_factory=dict)
     done: dict[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from medseg.core.run import Result
 from medseg.core.segmentation import Segmentation
 from medseg.jobs.executor import InProcess
 from medseg.predict import memory, outputs
-from medseg.predict.case import Tick, guided_filter
+from medseg.predict.case import Predictor, Tick, guided_filter
 from medseg.predict.guided_filter import working_bytes
 from medseg.predict.job import Job, Task
 from medseg.predict.measured import measured
@@ -233,25 +234,41 @@ def _keep_engine(job: Job) -> None:
 
 
 def _prepare_budget(job: Job) -> None:
-    model = job.predictor.model
-    if model.net is not None and not job.window_bytes:
-        job.window_bytes = memory.window_bytes(
-            job.predictor.net, model.plan.in_channels, model.plan.patch_size, model.plan.out_channels
-        )
-        job.window_bytes += memory.engine_bytes(job.settings.engine)
+    predictor = job.predictor
+    if predictor.model.net is not None and not job.window_bytes:
+        job.window_bytes = _window_bytes(predictor) + memory.engine_bytes(job.settings.engine)
+        if predictor.earlier is not None and predictor.earlier.model.net is not None:
+            job.earlier_window_bytes = _window_bytes(predictor.earlier)
+
+
+def _window_bytes(predictor: Predictor) -> int:
+    plan = predictor.model.plan
+    return memory.window_bytes(predictor.net, plan.in_channels, plan.patch_size, plan.out_channels)
 
 
 def _need(job: Job, image: Image) -> memory.Estimate | None:
-    model = job.predictor.model
-    if model.net is None:
+    """What a case takes; of a cascade what its hungrier stage takes, since one follows the other."""
+    if job.predictor.model.net is None:
         return None
-    predictor = job.predictor
+    need = _need_of(job.predictor, image, job.window_bytes)
+    earlier = job.predictor.earlier
+    if earlier is None:
+        return need
+    need = replace(need, labels=need.labels + prod(image.geometry.shape))  # the mask that was drawn
+    if earlier.model.net is None:
+        return need
+    first = _need_of(earlier, image, job.earlier_window_bytes)
+    return max(need, first, key=lambda one: one.total)
+
+
+def _need_of(predictor: Predictor, image: Image, window_bytes: int) -> memory.Estimate:
+    model = predictor.model
     need = memory.estimate(
         image.geometry,
         image.array.itemsize,
         model.plan,
         predictor.cut,
-        job.window_bytes,
+        window_bytes,
         predictor.accumulators,
         predictor.summed,
     )
@@ -259,7 +276,7 @@ def _need(job: Job, image: Image) -> memory.Estimate | None:
     if filtered is not None:
         grid = image.geometry
         need = replace(need, borders=working_bytes(grid.shape, grid.spacing, filtered, len(model.classes)))
-    need, job.predictor.sums_in_ram = memory.on_gpu(need, job.predictor.device)
+    need, predictor.sums_in_ram = memory.on_gpu(need, predictor.device)
     return need
 
 
@@ -272,6 +289,8 @@ def _announce(job: Job, image: Image, task: Task) -> None:
     if held + need.total > job.budget and not job.predictor.half_sums:
         # Later cases stay that way: results of one folder are made in one manner.
         job.predictor.half_sums = True
+        if job.predictor.earlier is not None:
+            job.predictor.earlier.half_sums = True
         say("  memory is short: logits are summed in float16")
         need = _need(job, image) or need
     total = held + need.total

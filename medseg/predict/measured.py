@@ -9,7 +9,7 @@ import numpy as np
 import medseg
 from medseg.core.case import Image
 from medseg.core.segmentation import Segmentation
-from medseg.io.layout import IN_DOUBT
+from medseg.io.layout import DOUBTS
 from medseg.predict.case import Predictor
 from medseg.predict.flags import border_flags, cut_off, input_flags, output_flags
 from medseg.predict.prompts import notes_of
@@ -32,12 +32,18 @@ def measured(predictor: Predictor, image: Image, seg: Segmentation) -> dict[str,
     trained = model.net is not None
     plan = model.plan if trained else model.plan.model_copy(update={"volume_ml": {}, "on_border": {}})
     flags = input_flags(image, plan) if trained else []
-    doubts = [note for note in image.notes if IN_DOUBT in note]
+    doubts = [note for note in image.notes if any(d in note for d in DOUBTS)]
     prompt = seg.provenance.get("prompt")
     return {
         "voxels": voxels,
         "volumes_ml": volumes,
-        "flags": [*doubts, *flags, *border_flags(unknown, plan), *output_flags(seg, voxels, plan)],
+        "flags": [
+            *doubts,
+            *flags,
+            *seg.provenance.get("mirrored", ()),
+            *border_flags(unknown, plan),
+            *output_flags(seg, voxels, plan),
+        ],
         "system": model.system.slug,
         "medseg": medseg.__version__,
         "engine": predictor.engine,

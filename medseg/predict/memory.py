@@ -14,7 +14,7 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.machine import parse_bytes, ram_available_bytes
 from medseg.ingest.resample import SLAB_BYTES
-from medseg.predict.head import noise, quarter
+from medseg.predict.head import noise, one_thread, quarter
 from medseg.predict.planes import PORTION
 from medseg.predict.stream import CHUNK
 from medseg.predict.windows import HEAD_PLANES, Cut
@@ -93,7 +93,7 @@ def estimate(
     voxels = prod(geometry.shape)
     own_plane = voxels // turned.shape[lead]
     return Estimate(
-        image=plan.in_channels * voxels * itemsize,
+        image=plan.image_channels * voxels * itemsize,
         prepared=4 * plan.in_channels * prod(shape),
         sums=((2 if cut.half_sums else 4) * accumulators + (12 if accumulators > 1 else 0))
         * (summed or plan.out_channels)
@@ -148,7 +148,7 @@ def window_bytes(net: nn.Module, channels: int, patch: Sequence[int], out_channe
     held = _Held([f / s for f, s in zip(full, window.shape[2:])])
     hooks = [m.register_forward_hook(held.look) for m in net.modules() if not list(m.children())]
     try:
-        with torch.no_grad():
+        with one_thread(), torch.no_grad():
             net(window)
     except (RuntimeError, ValueError):
         return 0

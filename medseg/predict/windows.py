@@ -45,17 +45,18 @@ class Cut:
 
     patch: voxels of a window. overlap: share of a window that its neighbour sees again. batch_size: windows computed
     at once. half_sums: keep the sums of open planes in float16, which halves their memory and moves logits by less
-    than a thousandth of their size.
+    than a thousandth of their size. margin: voxels of padding beyond the grid that windows may reach into.
     """
 
     patch: tuple[int, ...]
     overlap: float = 0.5
     batch_size: int = 1
     half_sums: bool = False
+    margin: int = 0
 
     def padded(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The grid after padding to at least one window."""
-        return tuple(max(n, p) for n, p in zip(shape, self.patch))
+        """The grid with its margins, padded to at least one window."""
+        return tuple(max(n + 2 * self.margin, p) for n, p in zip(shape, self.patch))
 
     def below(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Voxels of padding before the first voxel, an axis."""
@@ -144,14 +145,15 @@ def predict_logits(
 ) -> Tensor:
     """Logits (out_channels, *S) float32 of an image (C, *S), all at once, on the network's device.
 
-    settings: overlap (0.5), batch_size (1); flips, autocast, divisor as in `engines.eager.Eager`.
+    settings: overlap (0.5), batch_size (1), margin (0); mirrors, autocast, divisor as in `engines.eager.Eager`.
     For whole cases at full size use `stream_logits`, which never holds all logits.
     """
     import torch
 
     from medseg.predict.engines.eager import Eager
 
-    cut = Cut(tuple(patch), settings.pop("overlap", 0.5), settings.pop("batch_size", 1))
+    cut = Cut(tuple(patch), settings.pop("overlap", 0.5), settings.pop("batch_size", 1),
+              margin=settings.pop("margin", 0))  # fmt: skip
     run = Eager(net, **settings)
     out = torch.empty((out_channels, *image.shape[1:]), device=run.blend_on)
     for slab in stream_logits(run, image, cut, out_channels):

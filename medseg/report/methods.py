@@ -81,11 +81,24 @@ def _cross_validation(sheet: Sheet) -> str:
 def _preparation(plan: Plan) -> str:
     filtered = plan.guided_filter
     edges = (
-        f" Borders of the masks were moved to the image's edges by a guided filter (radius {filtered.radius_mm:g} mm)."
+        f" Borders of the masks were moved to the image's edges by a guided filter (radius {filtered.radius_mm:g} mm{_times(filtered.iterations)})."
         if filtered
         else ""
     )
-    return _grid_and_scaling(plan) + edges
+    return _grid_and_scaling(plan) + _mirrored(plan) + edges
+
+
+def _mirrored(plan: Plan) -> str:
+    if not plan.flips:
+        return ""
+    swapped = (
+        ", the classes of left and right exchanged in those mirrored left-right" if plan.swap_sides else ""
+    )
+    return f" Predictions are the mean over mirrored copies of each window{swapped}."
+
+
+def _times(count: int) -> str:
+    return f", applied {count} times" if count > 1 else ""
 
 
 def _grid_and_scaling(plan: Plan) -> str:

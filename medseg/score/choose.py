@@ -2,13 +2,14 @@
 
 nnU-Net's rule (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z) is the highest mean Dice over the merged folds,
 post-processing left aside. Here systems within `TIE` of the best count as equally good, and the one that took the
-fewest seconds is taken.
+fewest seconds is taken. The mean of two systems (`score.pairs`) counts with the seconds of both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ TIE = 0.001
 """Mean Dice closer than this to the best is a tie: the third digit is what tables show."""
 
 
+JOINT = "+"
+"""Between the names of two systems in that of their mean."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One system's table of scores, and the seconds that its trainings and predictions took."""
@@ -40,22 +45,49 @@ class Candidate:
 
 def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
     """What the systems came to."""
-    places = (folder.system(system.slug).folds_json for system in pipeline.systems)
+    names = [*(system.slug for system in pipeline.systems), *(name for name, _, _ in pairs_of(pipeline))]
+    places = (folder.system(name).folds_json for name in names)
     return "\n".join(path.read_text(encoding="utf-8") if path.exists() else "absent" for path in places)
 
 
 def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     """Writes choice.json: which system of the run is taken, with the figures of all."""
-    facts = choose([candidate_of(s.slug, folder.system(s.slug)) for s in pipeline.systems])
+    singles = {s.slug: candidate_of(s.slug, folder.system(s.slug)) for s in pipeline.systems}
+    pairs = [
+        candidate_of_pair(name, folder.system(name), singles[first].seconds + singles[second].seconds)
+        for name, first, second in pairs_of(pipeline)
+        if folder.system(name).folds_json.exists()
+    ]
+    facts = choose([*singles.values(), *pairs])
     write_json(folder.choice, facts)
     return Result("choose", facts["sentence"], details={"chosen": facts["chosen"]})
 
 
+def pairs_of(pipeline: Pipeline) -> list[tuple[str, str, str]]:
+    """(name of the pair, first system, second system) of each two systems, where pairs are asked for."""
+    if not pipeline.score.pairs:
+        return []
+    slugs = [system.slug for system in pipeline.systems]
+    return [(f"{first}{JOINT}{second}", first, second) for first, second in combinations(slugs, 2)]
+
+
+def candidate_of_pair(name: str, folder: RunFolder, seconds: float) -> Candidate:
+    """The mean of two systems. seconds: of both systems, without which there would be no mean."""
+    own = candidate_of(name, folder)
+    return replace(own, seconds=own.seconds + seconds)
+
+
 def candidates_of(run: Path) -> list[Candidate]:
     """The systems of a run folder: one, or each of a comparison. Raises UserError for a folder without scores."""
-    systems = sorted(path for path in (run / "systems").glob("*") if path.is_dir())
+    systems = sorted(path.name for path in (run / "systems").glob("*") if path.is_dir())
     if systems:
-        return [candidate_of(f"{run.name}/{path.name}", RunFolder(run).system(path.name)) for path in systems]
+        found = {name: candidate_of(f"{run.name}/{name}", RunFolder(run).system(name)) for name in systems}
+        for name in systems:
+            parts = [part for part in name.split(JOINT) if JOINT in name and part in found]
+            found[name] = replace(
+                found[name], seconds=found[name].seconds + sum(found[part].seconds for part in parts)
+            )
+        return list(found.values())
     return [candidate_of(run.name, RunFolder(run))]
 
 

@@ -20,6 +20,8 @@ from medseg.score.reading import read_pair
 from medseg.score.review import review_reasons
 from medseg.score.tables import FACTS, metric_columns, summarise
 
+OTHER_GRID = "resample one of the two masks onto the other's grid with nearest neighbours"
+
 MANY = 20
 """So many cases or classes are listed in full on the terminal."""
 
@@ -64,6 +66,7 @@ def score_folders(
             {"case": case, "prediction": _names(p), "reference": _names(t)} for case, p, t in pairing.pairs
         ],
         "matching": matched,
+        "doubt": foreign_values(rows),
         "not_scored": alone,
         "only_in_prediction": list(pairing.only_pred),
         "only_in_reference": list(pairing.only_true),
@@ -101,6 +104,7 @@ def text_of(facts: Mapping[str, Any]) -> str:
     lines.append("classes")
     lines += [f"  {name}: matched by {by}" for name, by in facts["matching"].items()]
     lines += [f"  {name}: {why}, not scored" for name, why in facts["not_scored"].items()]
+    lines += [f"  {facts['doubt']}"] if facts["doubt"] else []
     lines += _class_table(facts)
     shown = [f"{case} ({_number(facts['per_case'][case].get('dice'))})" for case in facts["worst"][:5]]
     lines.append("worst first (Dice): " + ", ".join(shown))
@@ -145,8 +149,37 @@ def _score_pairs(pairing: Pairing, scoring: Scoring) -> tuple[dict[str, _Case], 
         else:
             done[outcome.item[0]] = outcome.value
     if not done:
-        raise next(iter(errors.values())).error or UserError("nothing could be compared")
+        raise _none_compared([errors[case] for case in sorted(errors)])
     return dict(sorted(done.items())), {case: outcome.reason for case, outcome in sorted(errors.items())}
+
+
+def _none_compared(outcomes: Sequence[Any]) -> BaseException:
+    """The first case's error, with the number of the others and a remedy that holds for two folders."""
+    error = outcomes[0].error
+    if not isinstance(error, UserError):
+        return error or UserError("nothing could be compared")
+    hint = OTHER_GRID if "data.grid" in error.hint else error.hint
+    more = (
+        [f"none of the {len(outcomes)} pairs can be compared; this is the first"] if len(outcomes) > 1 else []
+    )
+    return UserError(error.what, error.where, hint, (*error.faults, *more))
+
+
+def foreign_values(rows: Sequence[Row]) -> str:
+    """A sentence where the two sides hold numbers that the other never has, "" where they do not.
+
+    Bare label maps are matched by number; another numbering looks like a prediction that is wrong everywhere.
+    """
+    ours, theirs = (
+        {row["class"] for row in rows if not row["merged"] and (row["tp"] or 0) + (row[other] or 0) > 0}
+        for other in ("fp", "fn")
+    )
+    if not ours - theirs or not theirs - ours:
+        return ""
+    return (
+        f"the numbering may differ: {', '.join(sorted(ours - theirs))} in no reference,"
+        f" {', '.join(sorted(theirs - ours))} in no prediction"
+    )
 
 
 def _settle(

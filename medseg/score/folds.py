@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg.config import Pipeline
+from medseg.config import Pipeline, Plan
 from medseg.config_plan import load_plan
 from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import UserError
@@ -74,12 +74,8 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
 def settings_digest(pipeline: Pipeline, folder: RunFolder) -> str:
     """Equal digest, same experiment: what the members of one cross-validation have in common."""
     train = pipeline.train.model_copy(update={"folds": None, "seeds": 1, "checkpoint_minutes": 1.0})
-    plan = (
-        load_plan(folder.plan).model_dump_json(exclude={"reasons", "estimate"})
-        if folder.plan.exists()
-        else ""
-    )
-    score = sorted(pipeline.score.model_dump(mode="json").items())
+    plan = _deciding(load_plan(folder.plan)) if folder.plan.exists() else ""
+    score = sorted(pipeline.score.model_dump(mode="json", exclude={"pairs"}).items())
     masks = [
         getattr(pipeline.predict, name)
         for name in ("overlap", "flips", "keep_largest", "fill_holes", "precision")
@@ -88,6 +84,12 @@ def settings_digest(pipeline: Pipeline, folder: RunFolder) -> str:
     facts = [repr(pipeline.only_system), repr(train), plan, repr(masks), repr(score)]
     facts.append(hashlib.sha256(cases.read_bytes()).hexdigest() if cases.exists() else "")
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _deciding(plan: Plan) -> str:
+    """What of a plan decides a training; an entry that came later counts where it says something."""
+    left_out = {"reasons", "estimate"} | ({"previous"} if plan.previous is None else set())
+    return plan.model_dump_json(exclude=left_out)
 
 
 def joined_members(pipeline: Pipeline, folder: RunFolder) -> tuple[list[RunFolder], list[RunFolder]]:
@@ -243,17 +245,30 @@ def _write_model(
               "sd_over_folds": over.get("sd")}  # fmt: skip
     save_ensemble(
         folder.model,
-        {member.path.name: member.model for member in members},
+        dict(part for member in members for part in _networks(member)),
         postprocessing=steps,
         scores=scores,
-        data_hash=str(load_facts(members[0].model).get("data_hash", "")),
+        data_hash=str(load_facts(_networks(members[0])[0][1]).get("data_hash", "")),
     )
 
 
 def _is_network(member: RunFolder) -> bool:
+    """Whether a member is no classical method."""
     from medseg.model.facts import load_facts
 
-    return load_facts(member.model)["kind"] == "network"
+    return load_facts(member.model)["kind"] != "classical"
+
+
+def _networks(member: RunFolder) -> list[tuple[str, Path]]:
+    """Name and model folder of a member's network, or of each where it is the mean of two systems."""
+    from medseg.model.ensemble import member_folders
+    from medseg.model.facts import load_facts
+
+    facts = load_facts(member.model)
+    if facts["kind"] != "ensemble":
+        return [(member.path.name, member.model)]
+    parts = member_folders(member.model, facts)
+    return [(f"{member.path.name}-{name}", path) for name, path in parts.items()]
 
 
 def _model_hash(member: RunFolder) -> str:

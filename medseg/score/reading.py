@@ -10,6 +10,7 @@ import numpy as np
 
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Segmentation, default_colour, paint
+from medseg.data.label_grid import in_order
 from medseg.io.names import DICOM, suffix_of
 from medseg.metrics.matching import is_nameless
 from medseg.score.pairs import WHOLE
@@ -21,7 +22,8 @@ PARALLEL = 1e-3
 def read_pair(
     pred: Mapping[str, Path], true: Mapping[str, Path], ignore: Sequence[int] = ()
 ) -> tuple[Segmentation, Segmentation]:
-    """Both masks of a pair. A DICOM-SEG, which stores only frames that are not empty, is put on the other's grid."""
+    """Both masks of a pair. A DICOM-SEG, which stores only frames that are not empty, is put on the other's grid;
+    voxels that the two files store in another axis order (LPS beside RAS) are put in order."""
     ours, theirs = read_masks(pred), read_masks(true)
     if not ours.geometry.same_grid(theirs.geometry):
         partial = [any(suffix_of(path) in DICOM for path in side.values()) for side in (pred, true)]
@@ -33,7 +35,20 @@ def read_pair(
             ours = read_masks(pred, theirs.geometry)
         elif partial[1]:
             theirs = read_masks(true, ours.geometry)
+        else:
+            ours = turned(ours, theirs.geometry)
     return named(ours, theirs, ignore), named(theirs, ours, ignore)
+
+
+def turned(mask: Segmentation, grid: Geometry) -> Segmentation:
+    """The mask in the axis order of `grid` where both hold the same voxels; else as it is."""
+    found = in_order(mask, grid)
+    if found is None or mask.regions is None:
+        return found or mask
+    parts = [
+        in_order(replace(mask, labels=region.astype(np.uint8), regions=None), grid) for region in mask.regions
+    ]
+    return replace(found, regions=np.stack([part.labels > 0 for part in parts if part is not None]))
 
 
 def read_masks(files: Mapping[str, Path], onto: Geometry | None = None) -> Segmentation:

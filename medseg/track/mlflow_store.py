@@ -67,6 +67,8 @@ class Tracker:
         return tracker
 
     def _connect(self, tags: Mapping[str, str]) -> None:
+        store = Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
+        new = store is not None and not store.exists()
         try:
             mlflow = _quiet_mlflow()
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -83,6 +85,9 @@ class Tracker:
                 self.run_id = client.create_run(number, run_name=self.name, tags=dict(tags)).info.run_id
             self._client = client
         except Exception as err:
+            # Tables that a full disk cut short would refuse every later run; the next one makes them anew.
+            if store is not None and new and "disk is full" in str(err):
+                store.unlink(missing_ok=True)
             self._give_up(err)
 
     def _give_up(self, err: Exception) -> None:

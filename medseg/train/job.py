@@ -26,6 +26,10 @@ MAY_CHANGE = (
 """Settings of `train` that a training may be continued with other values of."""
 
 
+_SAYS_NOTHING = {False: {"reasons", "estimate"}, True: {"reasons", "estimate", "previous"}}
+"""Entries of a plan that change no training, without an earlier stage and with one."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training.
@@ -49,7 +53,12 @@ class Job:
     @property
     def sampling(self) -> Sampling:
         return Sampling(
-            tuple(self.plan.patch_size), self.plan.batch_size, self.settings.foreground, self.seed
+            tuple(self.plan.patch_size),
+            self.plan.batch_size,
+            self.settings.foreground,
+            self.seed,
+            beyond_image=self.settings.beyond_image,
+            margin=self.plan.margin,
         )
 
     @property
@@ -61,7 +70,7 @@ class Job:
         facts = {
             "system": self.system.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json", exclude=set(MAY_CHANGE)),
-            "plan": self.plan.model_dump(mode="json", exclude={"reasons", "estimate"}),
+            "plan": self.plan.model_dump(mode="json", exclude=_SAYS_NOTHING[self.plan.previous is None]),
             "cases": [sorted(self.train), sorted(self.val)],
             "seed": self.seed,
             "data": self.data_key,

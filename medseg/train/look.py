@@ -70,7 +70,7 @@ class Looker:
         """Keeps as many cases as fit a tenth of the work of `steps_between` training steps."""
         from medseg.predict.windows import Cut
 
-        cut = Cut(tuple(self.plan.patch_size), OVERLAP)
+        cut = Cut(tuple(self.plan.patch_size), OVERLAP, margin=self.plan.margin)
         room = 0.1 * steps_between * self.plan.batch_size * COST_OF_A_STEP
         self._keep([cut.count(case.shape) for case in self.cases.values()], room)
 
@@ -112,7 +112,13 @@ class Looker:
         zeros = [0] * len(case.shape)
         image = torch.from_numpy(np.array(case.read_image(zeros, case.shape), dtype=np.float32))
         logits = predict_logits(
-            net, image, self.plan.patch_size, self.plan.out_channels, overlap=OVERLAP, autocast=self.autocast
+            net,
+            image,
+            self.plan.patch_size,
+            self.plan.out_channels,
+            overlap=OVERLAP,
+            margin=self.plan.margin,
+            autocast=self.autocast,
         )
         target = torch.from_numpy(np.array(case.read_target(zeros, case.shape)))
         found = count_overlap(logits, target.to(logits.device), self.plan)

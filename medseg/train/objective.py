@@ -38,7 +38,8 @@ class Objective:
         )
 
         # Without a background class the padding around a case has no class either, so it is left out.
-        leaves_out = plan.ignore is not None or (not plan.background and not plan.overlapping)
+        classless = not plan.background and not plan.overlapping
+        leaves_out = plan.ignore is not None or classless or settings.beyond_image == "ignored"
         loss = build_from_settings(
             loss_settings(settings.loss, plan),
             classes=plan.out_channels,

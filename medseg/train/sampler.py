@@ -47,6 +47,7 @@ class Sampling:
 
     rank, processes: of a distributed training each process reads its part of one common batch of
     processes x batch_size patches, so that what is learnt does not depend on how many share the work.
+    beyond_image: as `train.beyond_image`. margin: voxels by which a patch may reach beyond its case.
     """
 
     patch_size: tuple[int, ...]
@@ -55,6 +56,8 @@ class Sampling:
     seed: int
     rank: int = 0
     processes: int = 1
+    beyond_image: str = "background"
+    margin: int = 0
 
 
 class Sampler:
@@ -96,21 +99,32 @@ class Sampler:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
         """The lower corner of a patch, and that of one around a labelled voxel (None without any)."""
         size = self.sampling.patch_size
-        corner = random_corner(rng, case.shape, size)
+        margin = self.sampling.margin
+        corner = random_corner(rng, case.shape, size, margin)
         voxel = foreground_voxel(rng, case.foreground)
-        around = None if voxel is None else corner_around(voxel, case.shape, size)
+        around = None if voxel is None else corner_around(voxel, case.shape, size, margin)
         return (around if forced and around is not None else corner), around
 
     def _read(
         self, case: Prepared, corner: npt.NDArray[np.int64], around: npt.NDArray[np.int64] | None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
         size = self.sampling.patch_size
-        target = case.read_target(corner.tolist(), (corner + size).tolist())
+        target = self._read_target(case, corner)
         if around is not None and (target == IGNORED).all():
             # Nothing is labelled here; a patch that teaches nothing is exchanged for one around a labelled voxel.
             corner = around
-            target = case.read_target(corner.tolist(), (corner + size).tolist())
+            target = self._read_target(case, corner)
         return case.read_image(corner.tolist(), (corner + size).tolist()), target
+
+    def _read_target(self, case: Prepared, corner: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        high = corner + self.sampling.patch_size
+        target = case.read_target(corner.tolist(), high.tolist())
+        if self.sampling.beyond_image == "background" or ((corner >= 0) & (high <= case.shape)).all():
+            return target
+        inside = tuple(slice(max(0, -lo), n - lo) for lo, n in zip(corner.tolist(), case.shape))
+        left_out = np.full_like(target, IGNORED)
+        left_out[(..., *inside)] = target[(..., *inside)]
+        return left_out
 
 
 def forced_foreground(rng: np.random.Generator, batch_size: int, share: float) -> list[bool]:
@@ -132,23 +146,24 @@ def foreground_voxel(
 
 
 def random_corner(
-    rng: np.random.Generator, shape: Sequence[int], size: Sequence[int]
+    rng: np.random.Generator, shape: Sequence[int], size: Sequence[int], margin: int = 0
 ) -> npt.NDArray[np.int64]:
-    """The lower corner of a random patch inside the case; a case smaller than the patch is centred in it."""
-    lowest, highest = _corner_range(shape, size)
+    """The lower corner of a random patch inside the case and its margin; a smaller case is centred in the patch."""
+    lowest, highest = _corner_range(shape, size, margin)
     return rng.integers(lowest, highest + 1)
 
 
 def corner_around(
-    voxel: npt.NDArray[np.int64], shape: Sequence[int], size: Sequence[int]
+    voxel: npt.NDArray[np.int64], shape: Sequence[int], size: Sequence[int], margin: int = 0
 ) -> npt.NDArray[np.int64]:
-    """The lower corner of the patch around a voxel, moved inside the case where it hangs over."""
-    lowest, highest = _corner_range(shape, size)
+    """The lower corner of the patch around a voxel, moved inside the case and its margin where it hangs over."""
+    lowest, highest = _corner_range(shape, size, margin)
     return np.clip(voxel - np.asarray(size) // 2, lowest, highest)
 
 
 def _corner_range(
-    shape: Sequence[int], size: Sequence[int]
+    shape: Sequence[int], size: Sequence[int], margin: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     room = np.asarray(shape, dtype=np.int64) - np.asarray(size, dtype=np.int64)
-    return np.where(room < 0, room // 2, 0), np.where(room < 0, room // 2, room)
+    fits = room + 2 * margin >= 0
+    return np.where(fits, -margin, room // 2), np.where(fits, room + margin, room // 2)

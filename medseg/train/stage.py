@@ -88,6 +88,7 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     from medseg.train.checkpoints import mark_finished
     from medseg.train.loop import train
     from medseg.train.undrawn import require_fixed_sides
+    from medseg.train.upright import upright_facts
 
     system = with_deep_supervision(pipeline, card)
     job = make_job(pipeline, folder, several.share_batch(plan, several.started_together()), system)
@@ -100,7 +101,12 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
         say(f"train    {taken.line}")
     spec = pipeline.train.augment
     require_fixed_sides(spec, job)
-    augment = None if spec == "none" else build_augmenter(spec, plan, pipeline.compute.seed)
+    beyond = pipeline.train.beyond_image
+    augment: Any = None if spec == "none" else build_augmenter(spec, plan, pipeline.compute.seed, beyond)
+    if augment is not None and plan.previous is not None:
+        from medseg.train.cascade import CascadeAugmenter
+
+        augment = CascadeAugmenter(augment, plan)
     trained = train(net, job, augment)
     for note in trained.notes:
         say(f"train    {note}")
@@ -113,12 +119,24 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
         plan=plan,
         scores=trained.scores,
         data_hash=data_hash(folder),
-        extra={"training": facts_of(trained, job)},
+        extra={"training": facts_of(trained, job), **upright_facts(job.train, plan)},
     )
+    if plan.previous is not None:
+        digest = add_earlier(pipeline, folder, plan)
     mark_finished(folder.checkpoints)
     return Result(
         "train", in_words(trained), len(job.train), details={"model": digest, **numbers_of(trained)}
     )
+
+
+def add_earlier(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> str:
+    """Copies the earlier stage of a cascade into the model folder, which then needs nothing else. Returns its hash."""
+    from medseg.ingest.previous import earlier_run
+    from medseg.model.cascade import add_previous
+
+    assert pipeline.ingest.previous is not None
+    assert plan.previous is not None
+    return add_previous(folder.model, earlier_run(pipeline.ingest.previous).model)
 
 
 def make_job(pipeline: Pipeline, folder: RunFolder, plan: Plan, system: System) -> Job:
@@ -164,6 +182,12 @@ def unlabelled_of(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> dict[str
     kind, _ = find_procedure(pipeline.train.procedure)
     if not kind.needs_unlabelled:
         return {}
+    if plan.previous is not None:
+        raise UserError(
+            "a cascade learns from labelled cases only: there are no masks of the earlier stage for the others",
+            "train.procedure, ingest.previous",
+            "set train.procedure: supervised",
+        )
     from medseg.train.unlabelled import prepare_unlabelled
 
     found = prepare_unlabelled(pipeline, folder, plan)

@@ -273,3 +273,20 @@ def test_drafts_for_real_folders_load(shared_data, tmp_path, folder, modality, s
     pipeline = load_pipeline(path)
     assert (pipeline.data.modality, pipeline.only_system.name) == (modality, system)
     assert re.match(r"# Written by `medseg init`. Found: ", text)
+
+
+def test_the_draft_takes_the_likeliest_of_several_kinds_of_images_and_names_the_others(
+    volume, scan, mask, tmp_path
+):
+    for sub in ("01", "02"):
+        for kind in ("T1w", "T2w"):
+            volume(tmp_path / "bids" / f"sub-{sub}/anat/sub-{sub}_{kind}.nii.gz", scan)
+        volume(tmp_path / "bids" / f"derivatives/x/sub-{sub}/anat/sub-{sub}_space-T2w_dseg.nii.gz", mask)
+    path = tmp_path / "draft.yaml"
+    path.write_text(draft_pipeline(tmp_path / "bids"))
+    assert (
+        "channels: [T2w]  # the kind of image, as the names end; there is also [T1w], [T2w, T1w]"
+        in path.read_text()
+    )
+    cohort = find_cases(load_pipeline(path).data)
+    assert [bool(row.labels) for row in cohort.rows] == [True, True]

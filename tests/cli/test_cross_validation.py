@@ -16,7 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medseg import mean_of_two
 from medseg.cli import _main
+from medseg.config import Pipeline
+from medseg.config_file import load_pipeline
+from medseg.core.errors import UserError
+from medseg.core.run import RunFolder
 
 QUICK = ("--set", "train.steps=3", "--set", "track.enabled=false")
 FOLDS = ["fold-0", "fold-1", "fold-2", "fold-3"]
@@ -263,6 +268,54 @@ def test_systems_are_compared_over_folds_and_the_best_is_written_down(
     code, text, _ = medseg("compare", out)
     assert "chosen" in text
     assert "rule:" in text
+
+
+def test_the_mean_of_two_systems_is_an_entry_of_its_own_and_chosen_only_when_better(
+    medseg: Callable, journey: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    asked = ("run", journey, "--data", cohort, "--out", out, "--folds", "all", *QUICK,
+             "--set", "system=[{name: 3d-u-net, size: tiny}, {name: u-net, size: tiny}]", "--set", "data.split.folds=2",
+             "--set", "train.patch_size=[16,16,16]", "--set", "predict.overlap=0", "--set", "score.pairs=true")  # fmt: skip
+    code, facts, err = medseg(*asked, "--json")
+    assert code == 0, err
+    rows = {row["system"]: row for row in read(out / "choice.json")["candidates"]}
+    both = "3d-u-net-tiny+u-net-tiny"
+    assert set(rows) == {"3d-u-net-tiny", "u-net-tiny", both}
+    assert (rows[both]["n"], rows[both]["folds"]) == (8, 2)
+    assert rows[both]["seconds"] > rows["3d-u-net-tiny"]["seconds"] + rows["u-net-tiny"]["seconds"]
+    single = max(rows[name]["dice"] for name in ("3d-u-net-tiny", "u-net-tiny"))
+    assert (facts["choice"]["chosen"] == both) == (rows[both]["dice"] >= single + 0.001)
+    model = read(out / "systems" / both / "model" / "model.json")
+    members = {one["name"] for one in model["weights"]["members"]}
+    assert members == {f"fold-{k}-{name}" for k in (0, 1) for name in ("3d-u-net-tiny", "u-net-tiny")}
+    fold = read(out / "systems" / both / "folds" / "fold-0" / "model" / "model.json")
+    assert {one["name"] for one in fold["weights"]["members"]} == {"3d-u-net-tiny", "u-net-tiny"}
+    assert both in (out / "report.html").read_text()
+    code, again, err = medseg("compare", out, "--json")
+    assert {row["system"]: row["seconds"] for row in again["candidates"]} == {
+        f"run/{name}": row["seconds"] for name, row in rows.items()
+    }
+    code, _, err = medseg(*asked)
+    assert code == 0, err
+    assert f"{both}/fold-0 unchanged, not done again" in (out / "run.log").read_text()
+
+    def differ(*_: object) -> None:
+        raise UserError("2 models cannot be averaged", "ensemble", faults=("patch_size: 16 and 32",))
+
+    monkeypatch.setattr(mean_of_two, "_require_alike", differ)
+    assert list(mean_of_two.found_pairs(load_pipeline(out / "pipeline.yaml"), RunFolder(out))) == []
+    assert not (out / "systems" / both).exists()
+
+
+def test_pairs_of_one_system_or_without_folds_are_refused() -> None:
+    alone = {"name": "t", "system": "u-net", "score": {"pairs": True}, "train": {"folds": "all"}}
+    with pytest.raises(UserError, match="this run has one system"):
+        mean_of_two.refuse_alone(Pipeline.model_validate(alone))
+    unfolded = {"name": "t", "system": ["u-net", "v-net"], "score": {"pairs": True}}
+    with pytest.raises(UserError, match="this run has no folds") as caught:
+        mean_of_two.refuse_alone(Pipeline.model_validate(unfolded))
+    assert caught.value.where == "score.pairs"
 
 
 def test_status_shows_every_training(medseg: Callable, crossed: Path) -> None:

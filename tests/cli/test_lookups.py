@@ -56,3 +56,23 @@ def test_completion_is_printed_for_each_shell(medseg: Callable) -> None:
         code, text, _ = medseg("completion", shell)
         assert code == 0
         assert "_MEDSEG_COMPLETE" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "among"),
+    [
+        (["show"], "3d-u-n", "3d-u-net"),
+        (["list", "--family"], "enc", "encoder_decoder"),
+        (["list", "--task"], "sem", "semantic"),
+        (["list", "--dims"], "", "3"),
+        ([], "tra", "train"),
+    ],
+)
+def test_tab_completes_verbs_systems_families_and_tasks(words: list[str], begun: str, among: str) -> None:
+    from click.shell_completion import ShellComplete
+
+    from medseg.cli import cli
+
+    found = ShellComplete(cli, {}, "medseg", "_MEDSEG_COMPLETE").get_completions(words, begun)
+    assert among in [item.value for item in found]
+    assert all(item.value.startswith(begun) for item in found)

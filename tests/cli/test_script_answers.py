@@ -49,6 +49,11 @@ def test_every_ending_is_one_object_with_json(capsys, error, code, what):
     assert err.strip(), "a person reads it on standard error"
 
 
+def test_a_run_folder_that_may_not_be_made_is_about_writing(capsys, tmp_path):
+    code, said, _ = _said(capsys, OSError(13, "Permission denied", str(tmp_path / "run")))
+    assert (code, said["what"], said["where"]) == (2, "no permission to write here", str(tmp_path))
+
+
 def test_a_misspelt_option_is_an_object_too(capsys):
     code, said, _ = _said(capsys, UserError("not reached"), "--nothing")
     assert code == 2

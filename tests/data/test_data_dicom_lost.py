@@ -94,3 +94,19 @@ def test_a_tie_among_several_studies_names_no_single_series(tmp_path):
     with pytest.raises(Question) as caught:
         find_cases(Data(), tmp_path)
     assert [setting for _, setting in caught.value.choices] == ["data.select.tie=all"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(b""), lambda path: path.write_bytes(path.read_bytes()[:-40])]
+)
+def test_a_slice_at_the_end_that_cannot_be_read_is_said(tmp_path, spoil):
+    study(tmp_path / "a", "one")
+    study(tmp_path / "b", "two")
+    assert not any("may lack slices" in note for note in find_cases(Data(), tmp_path).notes)
+    spoil(max((tmp_path / "b").iterdir(), key=lambda p: pydicom.dcmread(p).ImagePositionPatient[2]))
+    cohort = find_cases(Data(), tmp_path)
+    assert (
+        "1 files among the slices of 1 series cannot be read: those volumes may lack slices at an end"
+        in cohort.notes
+    )
+    assert len(cohort.rows) == 2

@@ -169,3 +169,10 @@ def test_the_folds_of_the_hippocampus_set_are_dealt_again(shared_data):
     table = read_table(shared_data / "hippocampus" / "splits.csv")
     written = {case: int(fold) for case, fold in zip(table["case"], table["fold"])}
     assert deal(list(written), 5, 12345) == written
+
+
+def test_keys_that_end_in_a_nul_are_dealt_like_any_other():
+    """A DICOM patient's key is ID and issuer with a NUL between; most have no issuer."""
+    rows = [row(f"c{i}", f"P{i}\0") for i in range(5)]
+    done, _ = assign_splits(rows, Split(folds=5, test_fraction=0.2))
+    assert sorted(r.split for r in done) == ["test", "train", "train", "train", "val"]

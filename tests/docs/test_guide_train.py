@@ -109,7 +109,10 @@ def test_every_command_of_the_guide_ends_well(desk: Path, capfd: pytest.CaptureF
             )
         if "MASKS" in words:
             assert len(list((desk / "MASKS").glob("*.nii.gz"))) == 5
-    for name in ("RUN", "CROSSED", "TUNED", "SHARED", "WIDE"):
+        if "FINE_MASKS" in words:
+            assert len(list((desk / "FINE_MASKS").glob("*.nii.gz"))) == 5
+            assert (desk / "FINE" / "model" / "previous" / "model.json").is_file()
+    for name in ("RUN", "CROSSED", "TUNED", "FINE", "SHARED", "WIDE"):
         assert (desk / name / "report.html").is_file(), name
         assert (desk / name / "model" / "model.json").is_file(), name
     again = (desk / "RUN" / "run.log").read_text()

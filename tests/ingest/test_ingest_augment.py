@@ -191,6 +191,19 @@ def test_a_truncated_field_of_view_is_background_outside_or_ignored_where_there_
         )
 
 
+def test_padding_is_left_out_when_asked_but_what_a_scanner_filled_in_is_background():
+    images, targets = torch.rand(1, 1, 12, 12, 12) + 0.1, torch.ones(1, 12, 12, 12, dtype=torch.uint8)
+    spec = {"truncate": {"probability": 1, "share": [0.3, 0.4], "each": 1.0}}
+    augmenter = build_augmenter(spec, _plan(), beyond_image="ignored")
+    found = set()
+    for seed in range(8):
+        x, y = augmenter(images, targets, np.random.default_rng(seed))
+        outside = (set(y.unique().tolist()) - {1}).pop()
+        found.add(outside)
+        assert (x[0, 0][y[0] == outside] == 0).all() == (outside == 255)
+    assert found == {0, 255}
+
+
 def test_a_constant_patch_survives_every_change():
     images, targets = torch.zeros(1, 2, 8, 8, 8), torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
     every = build_augmenter(dict.fromkeys(OWN, 1.0), _plan())

@@ -130,3 +130,14 @@ def test_regions_are_resampled_one_by_one():
 )
 def test_a_coarse_axis_is_one_more_than_three_times_the_finest(now, then, axis):
     assert r.coarse_axis(now, then) == axis
+
+
+@pytest.mark.parametrize("n", [25, 26, 64, 301])
+def test_spline_coefficients_are_those_of_scipy(n: int) -> None:
+    from scipy.ndimage import spline_filter1d
+
+    samples = np.random.default_rng(n).normal(size=(n, 5))
+    before = samples.copy()
+    found = r._spline_coefficients(samples)
+    assert np.abs(found - spline_filter1d(samples, order=3, axis=0, mode="nearest")).max() < 1e-13
+    assert np.array_equal(samples, before)

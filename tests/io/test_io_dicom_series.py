@@ -153,6 +153,20 @@ def test_other_slopes_and_signs_come_back_in_hu(tmp_path):
     np.testing.assert_array_equal(image.array[0], hu())
 
 
+@pytest.mark.parametrize("spoil", ["without", "slope 0"])
+def test_ct_slices_that_do_not_say_how_to_rescale_them_put_the_values_in_doubt(tmp_path, spoil):
+    files = write_ct_series(hu(), grid((9, 11, 6)), tmp_path)
+    for file in files[4:]:
+        header = pydicom.dcmread(file)
+        if spoil == "without":
+            del header.RescaleSlope, header.RescaleIntercept
+        else:
+            header.RescaleSlope = 0
+        header.save_as(file)
+    notes = read_series(files).notes
+    assert "2 of 6 slices do not say how to rescale them: Hounsfield units are in doubt" in notes
+
+
 # --- slices that are missing, doubled, uneven, tilted ------------------------------------------------------------------
 
 

@@ -149,3 +149,15 @@ def test_tables_of_files_do_not_load_heavy_libraries():
     )
     root = Path(__file__).parents[2]
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=root).strip() == "[]"
+
+
+@pytest.mark.parametrize("read", [read_image, read_geometry, read_segmentation])
+def test_a_file_that_may_not_be_read_is_no_damaged_file(tmp_path, monkeypatch, read):
+    def refused(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    (tmp_path / "a.nii.gz").write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError) as error:
+        read(tmp_path / "a.nii.gz")
+    assert (error.value.what, error.value.where) == ("no permission to read it", "a.nii.gz")

@@ -56,6 +56,21 @@ def test_a_coarse_ball_in_noise_gets_its_own_border_back(
     assert changed == np.sum(labels != drawn) > 0
 
 
+def test_a_border_farther_from_its_edge_comes_nearer_with_every_iteration() -> None:
+    truth = ball((64, 64, 64), (1, 1, 1), 22)
+    image = np.where(truth, -850, 30) + np.random.default_rng(0).normal(0, 60, truth.shape)
+    drawn = ball((64, 64, 64), (1, 1, 1), 18)
+    found = []
+    for count in (1, 2, 3):
+        labels = drawn.astype(np.uint8)
+        setting = GuidedFilter(radius_mm=8, iterations=count)
+        changed = follow_edges(labels, None, image[None], (1, 1, 1), setting, WINDOW)
+        assert changed == np.sum(labels != drawn)
+        found.append(dice(labels > 0, truth))
+    assert dice(drawn, truth) < found[0] < found[1] < found[2]
+    assert found[2] > 0.98
+
+
 def test_an_image_without_edges_leaves_a_straight_border_where_it_is() -> None:
     labels = np.zeros((30, 30, 30), np.uint8)
     labels[:15] = 4

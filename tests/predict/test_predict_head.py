@@ -10,6 +10,7 @@ from torch import nn
 
 from medseg.predict.engines.eager import Eager
 from medseg.predict.head import logits_of, put_off, without_last_layer
+from medseg.predict.mirrors import Mirrors
 from medseg.predict.windows import Cut, Skip, predict_logits, stream_logits
 from medseg.zoo.build import build
 from medseg.zoo.outputs import Outputs
@@ -68,8 +69,8 @@ def test_the_network_itself_stays_whole_and_shares_its_weights() -> None:
 @pytest.mark.parametrize("device_type", [None, torch.bfloat16])
 def test_mirrored_copies_are_averaged_as_features(device_type: torch.dtype | None) -> None:
     net, image = a_net(), torch.randn(1, 20, 18, 16)
-    wanted = predict_logits(net, image, PATCH, 25, flips=(0, 2))
-    run = Eager(without_last_layer(net, 1, PATCH), flips=(0, 2), autocast=device_type)
+    wanted = predict_logits(net, image, PATCH, 25, mirrors=Mirrors((0, 2)))
+    run = Eager(without_last_layer(net, 1, PATCH), mirrors=Mirrors((0, 2)), autocast=device_type)
     found = streamed(run, image, 25, Cut(PATCH))
     assert (found - wanted).abs().max() < (1e-5 if device_type is None else 0.05) * wanted.abs().max()
 

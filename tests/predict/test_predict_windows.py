@@ -12,6 +12,7 @@ import torch
 
 from medseg.core.errors import UserError
 from medseg.predict.engines.eager import Eager
+from medseg.predict.mirrors import Mirrors
 from medseg.predict.windows import Cut, importance, predict_logits, shares, stream_logits, window_starts
 
 ORACLES = Path(__file__).parents[1] / "oracles"
@@ -62,7 +63,7 @@ def test_blended_logits_are_those_of_nnunet(
     case: str, patch: tuple[int, ...], flips: tuple[int, ...]
 ) -> None:
     image = torch.from_numpy(TABLE[f"{case}_image"])
-    ours = predict_logits(oracle_net(), image, patch, 3, flips=flips).numpy()
+    ours = predict_logits(oracle_net(), image, patch, 3, mirrors=Mirrors(flips)).numpy()
     theirs = TABLE[f"{case}_logits_mirror{int(bool(flips))}"].astype(np.float32)
     cut = Cut(patch)
     weights = 1.0
@@ -133,7 +134,7 @@ def test_mirroring_averages_all_combinations() -> None:
         for axes in ((), (1,), (2,), (1, 2))
     )
     assert torch.allclose(
-        predict_logits(net, image, (12, 12), 1, flips=(0, 1)), by_hand.detach() / 4, atol=1e-5
+        predict_logits(net, image, (12, 12), 1, mirrors=Mirrors((0, 1))), by_hand.detach() / 4, atol=1e-5
     )
 
 
@@ -179,3 +180,20 @@ def test_sums_in_float16_take_half_the_memory_and_keep_the_labels() -> None:
         assert (slab.logits.float() - wanted).abs().max() < 0.004
         assert (slab.logits.float().argmax(0) == wanted.argmax(0)).float().mean() > 0.995
     assert kinds == {torch.float16}
+
+
+def test_a_margin_moves_the_image_away_from_the_ends_of_its_windows() -> None:
+    """A network that is blind within two voxels of a window's end sees the whole image all the same."""
+
+    class BlindAtItsEnds(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen = torch.zeros_like(x)
+            seen[..., 2:-2, 2:-2] = x[..., 2:-2, 2:-2]
+            return torch.cat([0.5 - seen, seen - 0.5], dim=1)
+
+    image = torch.ones(1, 20, 9)
+    plain = predict_logits(BlindAtItsEnds(), image, (12, 12), 2)
+    wide = predict_logits(BlindAtItsEnds(), image, (12, 12), 2, margin=2)
+    assert (plain[1, 0] < 0).all()
+    assert wide.shape == plain.shape
+    assert (wide[1] > 0).all()

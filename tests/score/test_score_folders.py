@@ -225,3 +225,41 @@ def test_two_cuts_of_one_grid_are_covered_by_one_grid():
     one, other = whole.cropped((0, 0, 3), (8, 8, 5)), whole.cropped((0, 0, 6), (8, 8, 10))
     assert covering(one, other).same_grid(whole.cropped((0, 0, 3), (8, 8, 13)))
     assert covering(one, whole.cropped((0, 0, 0.5), (8, 8, 10))) is None
+
+
+def test_the_same_voxels_stored_in_another_axis_order_are_put_in_order(tmp_path):
+    labels = mask((1, 0, 4), (2, 5, 8))
+    save(labels, tmp_path / "true" / "a.nii.gz")
+    flipped = AFFINE @ np.array([[-1.0, 0, 0, 11], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    save(np.ascontiguousarray(labels[::-1]), tmp_path / "pred" / "a.nii.gz", flipped)
+    assert score_folders(tmp_path / "pred", tmp_path / "true")["per_case"]["a"]["dice"] == 1.0
+
+
+def test_masks_of_a_class_each_in_another_axis_order_keep_their_overlap(tmp_path):
+    flipped = AFFINE @ np.array([[-1.0, 0, 0, 11], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    for case in ("p1", "p2"):
+        for name, labels in (("lung", mask((1, 0, 4))), ("heart", mask((1, 2, 7)))):
+            save(labels, tmp_path / "true" / case / f"{name}.nii.gz")
+            save(np.ascontiguousarray(labels[::-1]), tmp_path / "pred" / case / f"{name}.nii.gz", flipped)
+    facts = score_folders(tmp_path / "pred", tmp_path / "true")
+    assert {name: row["dice"] for name, row in facts["per_class"].items()} == {"lung": 1.0, "heart": 1.0}
+
+
+def test_where_no_pair_lies_on_one_grid_the_first_is_named_with_a_remedy_for_two_folders(tmp_path):
+    for case in "ab":
+        save(mask((1, 0, 4)), tmp_path / "true" / f"{case}.nii.gz")
+        save(mask((1, 0, 4), shape=(12, 12, 7)), tmp_path / "pred" / f"{case}.nii.gz")
+    with pytest.raises(UserError) as error:
+        score_folders(tmp_path / "pred", tmp_path / "true")
+    assert error.value.where == "case a"
+    assert "none of the 2 pairs can be compared; this is the first" in error.value.faults
+    assert "nearest neighbours" in error.value.hint
+    assert "data.grid" not in error.value.hint
+
+
+def test_another_numbering_of_the_classes_is_said(tmp_path):
+    save(mask((1, 0, 4), (2, 5, 8)), tmp_path / "true" / "a.nii.gz")
+    save(mask((3, 0, 4), (2, 5, 8)), tmp_path / "pred" / "a.nii.gz")
+    text = text_of(score_folders(tmp_path / "pred", tmp_path / "true"))
+    assert "the numbering may differ: class 3 in no reference, class 1 in no prediction" in text
+    assert score_folders(tmp_path / "true", tmp_path / "true")["doubt"] == ""

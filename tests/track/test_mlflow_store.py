@@ -101,3 +101,27 @@ def test_the_pages_open_on_this_computer_only() -> None:
 def test_a_store_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match="is no tracking store"):
         ui_command("./mlruns", 5000)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_tables_that_a_full_disk_cut_short_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    store = tmp_path / "mlflow.db"
+    if there:
+        store.write_bytes(b"runs of last week")
+
+    class Full:
+        def __init__(self, tracking_uri: str) -> None:
+            store.write_bytes(store.read_bytes() if there else b"half")
+
+        def get_experiment_by_name(self, name: str) -> None:
+            raise RuntimeError("(sqlite3.OperationalError) database or disk is full")
+
+    class Library:
+        MlflowClient = Full
+
+    monkeypatch.setattr("medseg.track.mlflow_store._quiet_mlflow", Library)
+    tracker = Tracker.open(default_uri(tmp_path), "lungs", "run-1", tmp_path / "run-1")
+    assert tracker.trouble == "RuntimeError"
+    assert store.exists() == there

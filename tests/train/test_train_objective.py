@@ -48,6 +48,15 @@ def test_ignored_voxels_cost_nothing_whatever_they_are(plan: Callable, targets: 
     assert objective(logits, targets) == objective(worse, targets)
 
 
+def test_what_lies_beyond_the_image_counts_nowhere_when_asked(plan: Callable, targets: torch.Tensor) -> None:
+    objective = Objective(Train(beyond_image="ignored"), plan())
+    targets[:, :4] = 255
+    logits = logits_for(targets, 2)
+    worse = logits.clone()
+    worse[:, :, :4] = torch.randn(2, 2, 4, 8, 8)
+    assert objective(logits, targets) == objective(worse, targets) < 0.01
+
+
 def test_padding_counts_nowhere_where_classes_have_no_background(
     plan: Callable, targets: torch.Tensor
 ) -> None:

@@ -47,6 +47,30 @@ def test_shapes_and_types(ball: Callable) -> None:
     assert batch.targets.dtype == np.uint8
 
 
+def test_what_lies_beyond_an_image_is_left_out_when_asked(ball: Callable) -> None:
+    case = ball(1)
+    size = tuple(n + 6 for n in case.shape)
+    plain = Sampler({"a": case}, sampling(patch_size=size, batch_size=1)).batch(1)
+    judged = Sampler({"a": case}, sampling(patch_size=size, batch_size=1, beyond_image="ignored")).batch(1)
+    left_out = judged.targets == IGNORED
+    assert np.array_equal(plain.images, judged.images)
+    assert np.array_equal(plain.targets[~left_out], judged.targets[~left_out])
+    assert (~left_out).sum() == np.prod(case.shape)
+    assert set(np.unique(plain.targets[left_out])) == {0}
+    inside = sampling(patch_size=(8, 8, 8), beyond_image="ignored")
+    assert IGNORED not in Sampler({"a": case}, inside).batch(1).targets
+
+
+def test_patches_reach_beyond_the_case_by_its_margin_and_no_farther() -> None:
+    rng = np.random.default_rng(0)
+    corners = np.array([random_corner(rng, (40, 20, 12), (16, 22, 24), 4) for _ in range(400)])
+    assert corners.min(axis=0).tolist() == [-4, -4, -6]
+    assert corners.max(axis=0).tolist() == [28, 2, -6], (
+        "a case smaller than the patch by more lies in its middle"
+    )
+    assert corner_around(np.array([0, 19, 3]), (40, 20, 12), (16, 22, 24), 4).tolist() == [-4, 2, -6]
+
+
 def test_every_case_is_seen_equally_often(ball: Callable) -> None:
     sampler = Sampler({f"c{i}": ball(i) for i in range(5)}, sampling(batch_size=2))
     seen = Counter(name for step in range(1, 11) for name in sampler.batch(step).cases)

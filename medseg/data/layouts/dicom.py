@@ -20,6 +20,9 @@ LONGEST_TABLE = 40
 LABEL_OBJECTS = ("SEG", "RTSTRUCT")
 """Modalities of files that hold labels of a series."""
 
+UNREADABLE = ("empty file", "damaged header", "cannot be read", "pixel data is")
+"""How the reasons begin for which a file that may be a slice was left out."""
+
 LOOK_AT = 200
 """Files without a known ending that are opened to find out whether a folder holds DICOM."""
 
@@ -91,6 +94,7 @@ def find(root: Path, data: Data) -> Found | None:
     ]
     unused = len(set(volumes) - used)
     notes = (f"{unused} volume files beside the series belong to none of them",) if unused else ()
+    notes += _gaps(kept, strange)
     troubles = dict(enumerate(reason for _, reason in broken))
     rows = [
         _row(one, kept, labels.get(position, {}), troubles.get(position - len(choice.kept), ""))
@@ -104,6 +108,18 @@ def find(root: Path, data: Data) -> Found | None:
         left_out=tuple(left_out),
         patients_known=all(one.patient_key for one in kept) and all(files[0].patient_key for files in lost),
         raw_names=True,
+    )
+
+
+def _gaps(kept: Sequence[Any], strange: Sequence[Any]) -> tuple[str, ...]:
+    """Files among a series' slices that cannot be read: at its end nothing else would show that slices are lacking."""
+    folders = {Path(one.files[0]).parent for one in kept}
+    files = [item for item in strange if item.file.parent in folders and item.reason.startswith(UNREADABLE)]
+    if not files:
+        return ()
+    held = len({item.file.parent for item in files})
+    return (
+        f"{len(files)} files among the slices of {held} series cannot be read: those volumes may lack slices at an end",
     )
 
 

@@ -37,10 +37,13 @@ class Entry:
 class Augmenter:
     """Changes batches on the device they lie on. `augmenter(images, targets, rng)`; draws can be kept and replayed."""
 
-    def __init__(self, entries: Sequence[Entry], plan: Plan, seed: int = 0) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], plan: Plan, seed: int = 0, beyond_image: str = "background"
+    ) -> None:
         self.entries = tuple(entries)
         self.plan = plan
         self.seed = seed
+        self.beyond_image = beyond_image
 
     def __call__(
         self, images: Tensor, targets: Tensor, rng: np.random.Generator | None = None
@@ -55,8 +58,11 @@ class Augmenter:
 
     def draw(self, images: Tensor, rng: np.random.Generator) -> list[Records]:
         """What will happen to each sample of a batch (B, C, *S)."""
-        frame = frame_of(self.plan, images.shape[2:], images.shape[1])
+        frame = self._frame(images)
         return [self._draw_one(frame, rng) for _ in range(len(images))]
+
+    def _frame(self, images: Tensor) -> Frame:
+        return frame_of(self.plan, images.shape[2:], images.shape[1], self.beyond_image)
 
     def _draw_one(self, frame: Frame, rng: np.random.Generator) -> Records:
         return tuple(
@@ -67,7 +73,7 @@ class Augmenter:
 
     def apply(self, images: Tensor, targets: Tensor, drawn: Sequence[Records]) -> tuple[Tensor, Tensor]:
         """Does what was drawn; the same records give the same batch again."""
-        frame = frame_of(self.plan, images.shape[2:], images.shape[1])
+        frame = self._frame(images)
         pairs = [change_one(x.float(), y, records, frame) for x, y, records in zip(images, targets, drawn)]
         return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
 
@@ -87,12 +93,14 @@ def change_one(image: Tensor, target: Tensor, records: Records, frame: Frame) ->
     return image, target
 
 
-def build_augmenter(spec: Mapping[str, Any] | str, plan: Plan, seed: int = 0) -> Augmenter:
+def build_augmenter(
+    spec: Mapping[str, Any] | str, plan: Plan, seed: int = 0, beyond_image: str = "background"
+) -> Augmenter:
     """The augmenter of a preset's name, or of {transform: {probability and ranges}}; `preset: light` may be among them.
 
     Raises UserError for unknown names (the nearest is offered), unknown ranges and probabilities outside 0..1.
     """
-    return Augmenter(entries_of(spec), plan, seed)
+    return Augmenter(entries_of(spec), plan, seed, beyond_image)
 
 
 def entries_of(spec: Mapping[str, Any] | str) -> list[Entry]:

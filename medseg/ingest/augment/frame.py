@@ -17,7 +17,8 @@ ANISOTROPY = 3.0
 class Frame:
     """shape: voxels (*S). spacing: per axis. channels: C. mirror_axes: axes along which mirroring keeps the meaning.
 
-    coarse: the axis that takes no part in rotations, or None. outside: target value where there is no image.
+    coarse: the axis that takes no part in rotations, or None. outside: target value where there is no image; air: where
+    a scanner filled in what it did not see.
     across: the left-right axis. side_pairs: target positions of an organ's left and right class; none where a class
     has a side and no partner. regions: targets are (R, *S).
     """
@@ -28,6 +29,7 @@ class Frame:
     mirror_axes: tuple[int, ...]
     coarse: int | None = None
     outside: int = 0
+    air: int = 0
     across: int = 0
     side_pairs: tuple[tuple[int, int], ...] = ()
     regions: bool = False
@@ -48,13 +50,14 @@ class Frame:
         return len(self.planes) == 1 and set(plane) <= set(self.mirror_axes)
 
 
-def frame_of(plan: Plan, shape: Sequence[int], channels: int) -> Frame:
-    """The frame of a patch of `shape` voxels under a plan."""
+def frame_of(plan: Plan, shape: Sequence[int], channels: int, beyond_image: str = "background") -> Frame:
+    """The frame of a patch of `shape` voxels under a plan; beyond_image: as `train.beyond_image`."""
     spacing = tuple(float(s) for s in plan.spacing_mm or [1.0] * len(shape))
     coarse = None
     if len(shape) == 3 and max(shape) / min(shape) > ANISOTROPY:
         coarse = list(shape).index(min(shape))
-    outside = 0 if plan.background or plan.overlapping else IGNORED
+    has_background = plan.background or plan.overlapping
+    outside = 0 if has_background and beyond_image == "background" else IGNORED
     return Frame(
         tuple(int(n) for n in shape),
         spacing,
@@ -62,13 +65,15 @@ def frame_of(plan: Plan, shape: Sequence[int], channels: int) -> Frame:
         tuple(plan.mirror_axes),
         coarse,
         outside,
+        air=0 if has_background else IGNORED,
         across=1 if len(shape) == 2 else 0,
-        side_pairs=_side_positions(plan),
+        side_pairs=side_positions(plan),
         regions=plan.overlapping,
     )
 
 
-def _side_positions(plan: Plan) -> tuple[tuple[int, int], ...]:
+def side_positions(plan: Plan) -> tuple[tuple[int, int], ...]:
+    """Channels of an organ's left and right class, for every class that has a side; none where one has no partner."""
     classes = classes_of(plan)
     found = side_pairs(classes)
     if 2 * len(found) != sum(info.laterality is not None for info in classes):

@@ -36,7 +36,8 @@ class Truncate:
         cut /= np.maximum(1.0, cut.sum(axis=0) / 0.8)
         low, high = (cut * np.array(frame.shape)).astype(int)
         padded = bool(rng.random() < 0.5)
-        return cls(tuple(int(n) for n in low), tuple(int(n) for n in high), frame.outside, padded)
+        outside = frame.outside if padded else frame.air
+        return cls(tuple(int(n) for n in low), tuple(int(n) for n in high), outside, padded)
 
     def __call__(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """image (C, *S) becomes 0 or its smallest value outside, target (..., *S) background or ignored."""

@@ -16,6 +16,7 @@ from medseg.core.machine import cores
 from medseg.io.dicom.decode import decoded_frames, decoding_failed
 from medseg.io.dicom.decoder import name_syntax
 from medseg.io.dicom.headers import PROJECTIONS, UNCOMPRESSED, Slice, Stored, damage_in_words
+from medseg.io.layout import HU_IN_DOUBT
 from medseg.io.sizes import refuse_oversize
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ AIR_HU = -1024
 
 @dataclass(frozen=True, eq=False)
 class Rescale:
-    """stored * slope + intercept, and what lies outside the field of view."""
+    """stored * slope + intercept, and what lies outside the field of view. said: the header has both and no slope 0."""
 
     slope: float
     intercept: float
     padding: int | None
     padding_limit: int | None
+    said: bool = True
 
     @property
     def is_whole(self) -> bool:
@@ -116,13 +118,14 @@ def rescale_of(dataset: Any, groups: Any = None) -> Rescale:
     """Slope and intercept of a picture; 1 and 0 where the header has none."""
     table = dataset if groups is None else groups
     slope, intercept = (_number(table.get(name)) for name in ("RescaleSlope", "RescaleIntercept"))
-    slope = 1.0 if slope is None or slope == 0 else slope
+    said = bool(slope) and intercept is not None
     padding, limit = (_number(dataset.get(n)) for n in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
     return Rescale(
-        slope,
+        slope or 1.0,
         intercept or 0.0,
         None if padding is None else int(padding),
         None if limit is None else int(limit),
+        said,
     )
 
 
@@ -186,6 +189,8 @@ def _assembled(
         if first.modality == "CT":
             padded += _mask_padding(stack[number], pixels, rescale)
     notes = [f"{padded} voxels outside the field of view set to {AIR_HU} HU"] if padded else []
+    if first.modality == "CT" and (silent := sum(not r.said for r in rescales)):
+        notes.append(f"{silent} of {len(rescales)} slices do not say how to rescale them: {HU_IN_DOUBT}")
     if len({(r.slope, r.intercept) for r in rescales}) > 1:
         notes.append("rescale values differ from slice to slice; each slice was rescaled by its own")
     return stack.transpose(2, 1, 0), tuple(notes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain, combinations
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from medseg.predict.head import put_off
+from medseg.predict.mirrors import NO_MIRRORS, Mirrors
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +22,8 @@ class Eager:
 
     The logits have the number type that they were computed in; averages over mirrored copies are float32.
 
-    net: a network in eval mode. autocast: number type of its convolutions, None for float32. flips: axes (0-based,
-    of *S) over which mirrored copies are averaged, all their combinations, as logits.
+    net: a network in eval mode. autocast: number type of its convolutions, None for float32. mirrors: mirrored copies
+    that are averaged, as logits.
     divisor: sizes the network takes are multiples of it (one number, or one an axis); the padding is zero, below and
     above, and is cut off again. forward: what computes in the network's place, a converted form of it.
     blend_on: the device that adds up the logits of overlapping windows.
@@ -33,16 +34,14 @@ class Eager:
         net: nn.Module,
         *,
         autocast: torch.dtype | None = None,
-        flips: Sequence[int] = (),
+        mirrors: Mirrors = NO_MIRRORS,
         divisor: int | Sequence[int] | None = None,
         forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.net, self.autocast, self.forward = net, autocast, forward
         self.put_off = put_off(net)
         self.divisor = getattr(net, "divisor", 1) if divisor is None else divisor
-        self.mirrors = list(
-            chain.from_iterable(combinations(sorted(flips), n) for n in range(len(flips) + 1))
-        )
+        self.mirrors = mirrors
         parameter = next(chain(net.parameters(), net.buffers()), None)
         self.device = "cpu" if parameter is None else str(parameter.device)
         self.blend_on = self.device
@@ -53,13 +52,14 @@ class Eager:
         windows = windows.to(self.device)
         with torch.inference_mode():
             total = self._fitted(windows)
-            if len(self.mirrors) == 1:
+            copies = self.mirrors.copies
+            if len(copies) == 1:
                 return total
             total = total.float()
-            for axes in self.mirrors[1:]:
-                where = [axis + 2 for axis in axes]
-                total = total + self._fitted(windows.flip(where)).flip(where)
-            return total / len(self.mirrors)
+            for axes in copies[1:]:
+                mirrored = self._fitted(windows.flip([axis + 2 for axis in axes]))
+                total = total + self.mirrors.back(mirrored, axes)
+            return total / len(copies)
 
     def _fitted(self, windows: Tensor) -> Tensor:
         """Pads to sizes that the network takes, and cuts its logits to the windows again."""
