@@ -30,6 +30,10 @@ SIDE = 24
 SMALLEST = 4
 """Images of fewer blocks along an axis show too little of a body."""
 
+LONG = 10
+"""Along an axis of fewer blocks an image shows an organ or two, and nothing is said: the crop of a spleen fitted chests
+better upside down."""
+
 FINE_MM = 5.0
 """Voxels are skipped as long as this distance is kept: the mean over a block needs no more."""
 
@@ -127,8 +131,8 @@ def mirrored_flags(
         return []
     leads = {
         name: lead
-        for name, lead, below in zip(NAMES, found.leads, known.below)
-        if below is not None and lead < below
+        for name, lead, below, blocks in zip(NAMES, found.leads, known.below, image.shape)
+        if below is not None and lead < below and blocks >= LONG
     }
     if not leads:
         return []

@@ -111,6 +111,12 @@ def test_half_a_field_of_view_and_other_bodies_raise_no_alarm(of_chests: dict[st
         assert flags(of_chests, other) == []
 
 
+def test_a_crop_too_short_along_an_axis_says_nothing_about_it(of_chests: dict[str, Any]) -> None:
+    turned = scaled(chest(30))[:, :, ::-1]
+    assert "head-foot" in " ".join(flags(of_chests, turned))
+    assert not flags(of_chests, turned[:, :, 10:28])
+
+
 def test_an_axis_along_which_the_cases_are_their_own_mirror_image_is_not_looked_at() -> None:
     images = [scaled(chest(number)) for number in range(20)]
     alike = [np.maximum(image, np.flip(image, 0)) for image in images]
