@@ -108,6 +108,11 @@ def paint(regions: npt.NDArray[np.bool_], classes: Sequence[ClassInfo]) -> npt.N
     return labels
 
 
+def in_ml(volume: float) -> str:
+    """A volume for people: three digits, and none of them behind an exponent: 9.07 ml, 3,250 ml."""
+    return f"{volume:,.0f} ml" if volume >= 100 else f"{volume:.3g} ml"
+
+
 def side_pairs(classes: Sequence[ClassInfo]) -> list[tuple[ClassInfo, ClassInfo]]:
     """(left, right) classes of one organ: laterality left and right, and names that differ in nothing else."""
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from medseg.config import Plan
 from medseg.core.case import Image
 from medseg.core.geometry import Geometry
-from medseg.core.segmentation import ClassInfo, Segmentation, side_pairs
+from medseg.core.segmentation import ClassInfo, Segmentation, in_ml, side_pairs
 from medseg.ingest.intensity import sample
 
 AIR_HU = -200
@@ -102,11 +102,11 @@ def output_flags(seg: Segmentation, voxels: Mapping[str, int], plan: Plan) -> li
 
 
 def _of_volume(name: str, volume: float, smallest: float, largest: float) -> list[str]:
-    span = f"in training {smallest:.3g} to {largest:.3g} ml"
+    span = f"in training {in_ml(smallest)} to {in_ml(largest)}"
     if volume == 0:
         return [f"{name} was not found; {span}"] if smallest > 0 else []
     if volume < smallest / VOLUME_MARGIN or volume > largest * VOLUME_MARGIN:
-        return [f"{name} has {volume:.3g} ml; {span}"]
+        return [f"{name} has {in_ml(volume)}; {span}"]
     return []
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medseg.core.segmentation import in_ml
 from medseg.metrics.matching import name_key
 
 RATIO = 3.0
@@ -55,7 +56,7 @@ def _outside(name: str, ml: float, known: Sequence[float]) -> str:
     low, high = known
     if ml == 0 or (1 - MARGIN) * low <= ml <= (1 + MARGIN) * high:
         return ""
-    return f"{name} has {ml:.4g} ml; the training data had {low:.4g} to {high:.4g} ml"
+    return f"{name} has {in_ml(ml)}; the training data had {in_ml(low)} to {in_ml(high)}"
 
 
 def _lopsided(sizes: Mapping[str, float]) -> list[str]:

@@ -79,7 +79,7 @@ def test_thick_slices_are_named_with_their_axis() -> None:
     ("left", "right", "words"),
     [
         (np.s_[0:0], np.s_[0:0], "nothing was found"),
-        (np.s_[0:0], RIGHT, "left lung was not found; in training 500 to"),
+        (np.s_[0:0], RIGHT, "left lung was not found; in training 500 ml to"),
         (np.s_[8:9, 10:12, 8:10], RIGHT, "left lung has 0.5 ml"),
         (np.s_[8:16, 10:28, 8:12], RIGHT, "left lung and right lung differ 7.5 times"),
         (RIGHT, LEFT, "left lung lies to the right of right lung"),

@@ -24,11 +24,11 @@ def test_an_ordinary_prediction_is_not_flagged():
         (side_car(left_lung=0.0, right_lung=0.0), ["the prediction is empty"]),
         (side_car(left_lung=0.0, right_lung=2000.0), ["left lung was not found"]),
         (side_car(left_lung=2000.0, right_lung=9000.0), [
-            "right lung has 9000 ml; the training data had 1200 to 3500 ml",
+            "right lung has 9,000 ml; the training data had 1,200 ml to 3,500 ml",
             "left lung is 4.5 times smaller than right lung",
         ]),
         (side_car(left_lung=1000.0, right_lung=100.0), [
-            "right lung has 100 ml; the training data had 1200 to 3500 ml",
+            "right lung has 100 ml; the training data had 1,200 ml to 3,500 ml",
             "right lung is 10.0 times smaller than left lung",
         ]),
     ],
