@@ -7,8 +7,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 def of_cards(fact: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -120,8 +124,6 @@ def init(folder: Path, out: Path, as_json: bool) -> None:
 @AS_JSON
 def ui(run_folder: Path | None, port: int, as_json: bool) -> None:
     """MLflow's pages on the run's store, on this computer only (127.0.0.1)."""
-    import subprocess
-
     from medseg.core.atomic import read_json
     from medseg.track.mlflow_store import default_uri, ui_command
 
@@ -130,11 +132,47 @@ def ui(run_folder: Path | None, port: int, as_json: bool) -> None:
     command, environment = ui_command(uri, port)
     url = f"http://127.0.0.1:{port}"
     click.echo(json.dumps({"url": url}) if as_json else f"MLflow opens on {url}  (Ctrl-C ends it)")
-    try:
-        # Its own words go to standard error: with --json standard output holds the object alone.
-        sys.exit(subprocess.call(command, env=environment, stdout=sys.stderr))
-    except KeyboardInterrupt:
-        sys.exit(0)
+    sys.exit(served(command, environment))
+
+
+def served(command: list[str], environment: dict[str, str]) -> int:
+    """Runs a server until it ends, or until Ctrl-C or SIGTERM end it with every process that it started."""
+    import signal
+    import subprocess
+
+    asked: list[int] = []
+    server: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, frame: object) -> None:
+        asked.append(number)
+        end_group(server)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+    # Its own words go to standard error: with --json standard output holds the object alone. A session of its own
+    # makes one group of all its processes; its workers would outlive it.
+    server = subprocess.Popen(command, env=environment, stdout=sys.stderr, start_new_session=True)
+    if asked:
+        end_group(server)
+    code = server.wait()
+    end_group(server)
+    return 0 if asked else code
+
+
+def end_group(server: subprocess.Popen[bytes] | None) -> None:
+    """Ends a process and those that it started; where the system has no groups, the process alone."""
+    import os
+    import signal
+    from contextlib import suppress
+
+    if server is None:
+        return
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(server.pid, signal.SIGKILL)
+        else:
+            server.kill()
 
 
 @click.command()

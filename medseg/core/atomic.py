@@ -123,7 +123,9 @@ def writing_failed(err: OSError, target: Path) -> UserError:
     """The sentence for a write that the system refused."""
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            "the disk is full", str(target.parent), "free some space and start again with --resume"
+            "the disk is full",
+            str(target.parent),
+            "free some space and give the same command again (`medseg run`: with --resume)",
         )
     if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(

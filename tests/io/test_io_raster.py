@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 
 import numpy as np
@@ -188,6 +189,20 @@ def test_a_picture_that_the_decoder_dies_of_is_a_sentence(
     monkeypatch.undo()
     end_all(pictures._idle)
     assert read_image(tmp_path / "a.png").array.shape == (1, 5, 6)
+
+
+def test_a_decoder_that_cannot_be_started_does_not_make_the_picture_a_damaged_one(
+    tmp_path, monkeypatch, fresh_decoders
+):
+    def refused(*words, **settings):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    Pillow.fromarray(np.zeros((5, 6), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr("medseg.io.dicom.decode.subprocess.Popen", refused)
+    with pytest.raises(UserError, match=r"unpacks pixels cannot be started \(Permission denied\)") as caught:
+        read_image(tmp_path / "a.png")
+    assert "damaged" not in str(caught.value)
+    assert "the image may be sound" in caught.value.hint
 
 
 def test_pictures_share_one_decoder_and_pixels_are_those_of_pillow(tmp_path, fresh_decoders):

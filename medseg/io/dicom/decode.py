@@ -136,14 +136,28 @@ def decoded_frames(
 
 
 def borrow(idle: queue.SimpleQueue[Decoder], program: Path) -> Decoder:
-    """An idle process of this one, else a new one; those of a process that we were forked from are not ours."""
+    """An idle process of this one, else a new one; those of a process that we were forked from are not ours.
+
+    Raises UserError where the system starts no further process.
+    """
     while True:
         try:
             worker = idle.get_nowait()
         except queue.Empty:
-            return Decoder(program)
+            return _started(program)
         if worker.owner == os.getpid() and worker.process.poll() is None:
             return worker
+
+
+def _started(program: Path) -> Decoder:
+    try:
+        return Decoder(program)
+    except OSError as err:
+        raise UserError(
+            f"the program that unpacks pixels cannot be started ({err.strerror or err})",
+            Path(sys.executable).name,
+            "the image may be sound: look at memory, limits on processes, and the rights of this Python",
+        ) from err
 
 
 def end_all(idle: queue.SimpleQueue[Decoder]) -> None:

@@ -101,14 +101,16 @@ def parted(part: Mask, middle: float, field: Field) -> list[Mask]:
         if count < 2:
             continue
         sizes = np.bincount(labels.ravel())[1:]
-        first, second = (np.argsort(sizes)[::-1] + 1)[:2]
-        if sizes[second - 1] >= 0.1 * sizes.sum() and sizes[second - 1] * field.voxel_ml > 5:
-            cores = np.isin(labels, (first, second))
+        centres = np.array([c[0] for c in ndimage.center_of_mass(labels > 0, labels, range(1, count + 1))])
+        # Cores above one another, or one in front of the other, are of one lung: a cropped lung may have several.
+        away_mm = (centres - centres[np.argmax(sizes)]) * field.spacing_mm[0]
+        other = max((away_mm > APART_MM, away_mm < -APART_MM), key=lambda side: sizes[side].sum())
+        if sizes[other].sum() >= 0.1 * sizes.sum() and sizes[other].sum() * field.voxel_ml > 5:
             nearest = ndimage.distance_transform_edt(
-                ~cores, sampling=field.spacing_mm, return_distances=False, return_indices=True
+                labels == 0, sampling=field.spacing_mm, return_distances=False, return_indices=True
             )
-            owner = labels[tuple(nearest)]
-            return [part & (owner == first), part & (owner == second)]
+            owner = np.append(False, other)[labels[tuple(nearest)]]
+            return [part & ~owner, part & owner]
     halves = np.zeros_like(part)
     halves[: cut if min(low, high) else (start + stop) // 2] = True
     return [part & halves, part & ~halves]

@@ -170,7 +170,7 @@ def test_a_real_contrast_ct_has_both_lungs_on_their_sides(shared_data: Path) -> 
     )
 
 
-@pytest.mark.parametrize("number", [4, 6, 12])
+@pytest.mark.parametrize("number", [4, 6, 10, 12])
 def test_phantom_lungs_are_found_in_whole_and_partial_scans(number: int) -> None:
     from medseg.core.geometry import reorient_array
     from medseg.data.phantom import draw_scan
