@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.config import Plan
 from medseg.core.atomic import write_json
 from medseg.core.errors import UserError
 from medseg.model.facts import (
@@ -136,11 +137,16 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tup
     sides = [
         {
             "classes": [f"{c['name']} ({c['index']})" for c in facts["classes"]],
-            **{key: facts["plan"].get(key) for key in SAME},
+            **{key: facts["plan"].get(key, _default(key)) for key in SAME},
         }
         for facts in (ours, theirs)
     ]
     return [(key, sides[0][key], sides[1][key]) for key in sides[0] if sides[0][key] != sides[1][key]]
+
+
+def _default(key: str) -> Any:
+    """What a plan has that was made before it had the key."""
+    return Plan.model_fields[key].get_default(call_default_factory=True)
 
 
 def member_folders(folder: Path, facts: Mapping[str, Any]) -> dict[str, Path]:

@@ -209,6 +209,23 @@ def test_members_that_differ_are_refused_and_the_difference_is_named(
     assert not (tmp_path / "never").exists()
 
 
+def test_a_member_made_before_a_key_was_known_joins_those_that_have_its_default(
+    members: list[Path], tmp_path: Path
+) -> None:
+    from medseg.model.facts import model_hash
+
+    facts = json.loads((members[0] / "model.json").read_text())
+    shutil.copytree(members[0], tmp_path / "older")
+    for key in ("margin", "swap_sides", "flips"):
+        del facts["plan"][key]
+    (tmp_path / "older" / "model.json").write_text(json.dumps({**facts, "hash": model_hash(facts)}))
+    save_ensemble(tmp_path / "both", {"older": tmp_path / "older", "newer": members[1]})
+    assert load_model(tmp_path / "both").plan.margin == 0
+    wide = save(tmp_path / "wide", 7, a_plan(margin=4))
+    with pytest.raises(UserError, match="margin"):
+        save_ensemble(tmp_path / "never", {"older": tmp_path / "older", "wide": wide})
+
+
 def test_a_classical_method_is_no_member(members: list[Path], tmp_path: Path) -> None:
     plan = a_plan(classes=[ORGAN.as_json()], out_channels=2)
     save_model(tmp_path / "otsu", None, system=System(name="otsu"), plan=plan)
