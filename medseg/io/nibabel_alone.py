@@ -9,7 +9,7 @@ def import_nibabel_alone() -> None:
     """Imports nibabel without the pydicom that it takes along where it is installed.
 
     It needs pydicom for DICOM data kept inside NIfTI headers, which medseg leaves unread, and pydicom with its decoders
-    takes six times as long to import as nibabel itself: 0.27 of 0.31 CPU seconds. pydicom is imported as ever where it is used. For commands
+    takes several times as long to import as nibabel itself. pydicom is imported as ever where it is used. For commands
     before their first thread: inside other people's programs nibabel is left whole.
     """
     if "nibabel" in sys.modules or "pydicom" in sys.modules:
