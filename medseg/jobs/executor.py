@@ -36,6 +36,10 @@ class InProcess(Executor):
             future.set_exception(err)
         return future
 
+    def map(self, fn: Callable[..., Out], *iterables: Any, **options: Any) -> Iterator[Out]:
+        """Each result when it is asked for, so that progress is seen as it is made."""
+        return map(fn, *iterables)
+
 
 def open_executor(workers: int | None) -> Executor:
     """Threads for `workers` > 1, else in-process; None means the cores."""

@@ -267,6 +267,7 @@ def test_speed_is_of_processor_time_beside_the_librarys_own_call(monkeypatch: py
 
 def test_two_calls_take_turns_and_the_first_of_a_turn_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "PAIRS", 3)
+    monkeypatch.setattr(speed, "TURN_SECONDS", 0.0)
     called: list[str] = []
     ours, theirs = speed.in_turns(lambda: called.append("ours"), lambda: called.append("theirs"))
     assert called == ["ours", "theirs", "theirs", "ours", "ours", "theirs", "theirs", "ours"]
@@ -274,6 +275,18 @@ def test_two_calls_take_turns_and_the_first_of_a_turn_changes(monkeypatch: pytes
     called.clear()
     monkeypatch.setattr(speed, "PAIRS_SECONDS", -1.0)
     assert len(speed.in_turns(lambda: called.append("ours"), lambda: called.append("theirs"))[0]) == 2
+
+
+def test_a_call_too_quick_for_the_clock_is_repeated_within_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "PAIRS", 2)
+    ticks = iter(range(1000))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(ticks) * 0.025)
+    monkeypatch.setattr(speed.time, "process_time", lambda: 0.001 * len(called))
+    called: list[str] = []
+    ours, theirs = speed.in_turns(lambda: called.append("ours"), lambda: called.append("theirs"))
+    assert called.count("ours") == called.count("theirs") == 1 + 2 * 4  # 0.1 s hold four calls of 25 ms
+    assert ours == pytest.approx([0.001, 0.001])
+    assert theirs == pytest.approx([0.001, 0.001])
 
 
 def test_with_the_arguments_of_the_same_work_a_method_gives_what_the_library_gives() -> None:

@@ -19,9 +19,6 @@ Rows = list[tuple[str, ...]]
 SLOW_2D, SLOW_3D = 2.0, 10.0
 """Seconds that a method of at most n log n should stay below on the speed sets."""
 
-CLOCK_SECONDS = 0.005
-"""Calls that take less are not compared."""
-
 
 def page(recipe: ClassicalRecipe, out: Path) -> str:
     """The whole page in Markdown."""
@@ -164,8 +161,8 @@ def speed_table(images: ImageSet, done: Mapping[str, Entry]) -> tuple[tuple[str,
 
 
 def ratio_of(entry: Entry) -> str:
-    """Ours by the library's; empty where a call is too quick for the clock of processor time, which ticks on some machines."""
-    if "ratio" not in entry or entry["library_cpu_seconds"] < CLOCK_SECONDS:
+    """Ours by the library's; empty where no single call is wrapped."""
+    if "ratio" not in entry:
         return ""
     return f"{entry['ratio']:.2f}" + (" (own code)" if entry["own"] else "")
 
