@@ -325,6 +325,17 @@ def test_the_threshold_is_the_exhaustive_optimum(name: str, cost: object, off: i
     assert below in near
 
 
+@pytest.mark.parametrize(
+    "name", ["threshold-fuzzy", "threshold-max-entropy", "threshold-moments", "threshold-shanbhag"]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_unit_of_the_grey_values_does_not_matter(name: str, seed: int) -> None:
+    """MR is often given in standard deviations round 0, where a step between levels is far below 1."""
+    grey = levels(seed)
+    scaled = (grey - grey.mean()) / (8 * grey.std())
+    assert (run(name, scaled, bins=64) != run(name, grey, bins=64)).mean() < 0.02
+
+
 def test_moments_are_kept_by_the_two_level_image() -> None:
     grey = levels(0)
     below = (run("threshold-moments", grey, bins=64) == 0).mean()

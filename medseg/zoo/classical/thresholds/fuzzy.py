@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.prompt import Prompt
-from medseg.zoo.classical.grey import is_flat, itk_threshold, side
+from medseg.zoo.classical.grey import Grey, checked, is_flat, itk_threshold, side
 from medseg.zoo.classical.otsu import intensity
+
+WHERE = "system threshold-fuzzy"
 
 
 class FuzzyThreshold:
@@ -39,6 +41,14 @@ class FuzzyThreshold:
     ) -> npt.NDArray[np.uint8]:
         """image (C, *S) -> labels (*S). bins: of the histogram. dark: the object is darker than its surroundings."""
         grey = intensity(image)
-        return side(
-            grey, 0.0 if is_flat(grey) else itk_threshold("Huang", grey, bins, "system threshold-fuzzy"), dark
-        )
+        return side(grey, 0.0 if is_flat(grey) else least_fuzzy(grey, bins), dark)
+
+
+def least_fuzzy(grey: Grey, bins: int) -> float:
+    """The threshold, in the image's own unit. UserError for fewer than two bins."""
+    checked("bins", bins, WHERE, least=2)
+    low, high = float(grey.min()), float(grey.max())
+    # ITK rounds the means of both sides to whole grey values, so it is given the numbers of the bins: on an image of
+    # small fractions it would find a wrong threshold, or none.
+    numbers = np.minimum((grey - low) * (bins / (high - low)), bins - 1).astype(np.uint16)
+    return low + (itk_threshold("Huang", numbers, bins, WHERE) + 1) * (high - low) / bins
