@@ -293,6 +293,7 @@ def report(run_folder: Path, as_json: bool) -> None:
 def status(run_folder: Path, as_json: bool) -> None:
     """What is finished in a run folder or a folder of masks, and which cases failed or want a look."""
     from medseg.closing import status as status_of
+    from medseg.closing import unfinished_lines
 
     if not (run_folder / "pipeline.yaml").is_file() and (run_folder / "manifest").is_dir():
         from medseg.cli_predict import say_status
@@ -311,6 +312,8 @@ def status(run_folder: Path, as_json: bool) -> None:
             )
     for case in facts["cases"]:
         click.echo(f"{case['state']:<8} {case['case']}: {case['reason']} ({case['step']})")
+    for line in unfinished_lines(facts):
+        click.echo(line)
 
 
 def _run_folder(path: Path) -> None:

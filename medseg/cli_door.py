@@ -58,7 +58,7 @@ def _stopped(code: int, as_json: bool) -> int:
 
     err = UserError(
         "stopped; what was finished is kept",
-        hint="continue with the same command and --resume (or --out RUN)",
+        hint="the same command goes on (`medseg run` and `medseg train` without --out: with --resume)",
     )
     click.echo(f"{err.what}. {err.hint[0].upper()}{err.hint[1:]}", err=True)
     _error_object(err, as_json)

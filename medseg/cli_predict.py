@@ -159,14 +159,20 @@ def print_result(result: Any) -> None:
 
 def say_status(out: Path, as_json: bool) -> None:
     """What became of the cases of a folder of masks so far."""
+    from medseg.core.at_work import say_who_works, who_works
     from medseg.predict.manifest import states_of
 
     counts, named = states_of(out)
+    working = who_works(out)
     if as_json:
         cases = [dict(zip(("case", "state", "reason"), row)) for row in named]
-        click.echo(json.dumps({"masks": str(out), "counts": counts, "cases": cases}))
+        click.echo(json.dumps({"masks": str(out), "counts": counts, "at_work": working, "cases": cases}))
         return
     words = {"done": "done", "review": "to look at", "failed": "failed", "waiting": "waiting"}
     click.echo(", ".join(f"{counts[state]} {word}" for state, word in words.items()))
     for case, state, reason in named:
         click.echo(f"  {'needs review' if state == 'review' else state:<12} {case}: {reason}")
+    call = "the same `medseg predict` call"
+    says = say_who_works(working, call) or (f"{call} goes on" if counts["waiting"] else "")
+    if says:
+        click.echo(says)

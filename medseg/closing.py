@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medseg.core.at_work import say_who_works, who_works
 from medseg.core.atomic import read_json
 from medseg.core.progress import duration
 from medseg.core.run import RunFolder
@@ -232,9 +235,81 @@ def status(path: Path) -> dict[str, Any]:
     ]
     return {
         "run": str(path),
+        "at_work": who_works(path),
+        "unfinished": unfinished(folder, steps, [*places.values(), *trainings.values()]),
         "steps": {
             system: {s: {"line": f["line"], "seconds": f["seconds"]} for s, f in done.items()}
             for system, done in steps.items()
         },
         "cases": outcomes,
     }
+
+
+def unfinished(
+    folder: RunFolder, steps: Mapping[str, Mapping[str, Any]], places: Sequence[RunFolder]
+) -> dict[str, Any] | None:
+    """What a run has still before it; None once its page is made and no killed process left a mark.
+
+    `next`: the step that comes next, where one training is all there is. `trainings`: folder -> steps and seconds of a
+    training that began and is not over, and whether a checkpoint is there. `predict`: cases done and waiting.
+    `call`: the command that goes on with the settings of the run.
+    """
+    if "report" in steps[""] and not who_works(folder.path)["killed"]:
+        return None
+    alone = [step for step in ROAD if step not in steps[""]] if len(places) == 1 else []
+    return {
+        "next": alone[0] if alone else None,
+        "trainings": {
+            str(place.path.relative_to(folder.path)): _begun(place)
+            for place in places
+            if "train" not in place.steps_done() and place.history.is_file()
+        },
+        "predict": _counted(folder, "predict"),
+        "call": f"medseg run {shlex.quote(str(folder.pipeline_file))} --out {shlex.quote(str(folder.path))}",
+    }
+
+
+def _begun(place: RunFolder) -> dict[str, Any]:
+    """How far a training came, by the last whole line of its history."""
+    last: dict[str, Any] = {}
+    for line in place.history.read_text(encoding="utf-8").splitlines():
+        try:
+            last = json.loads(line)
+        except json.JSONDecodeError:
+            break  # half a line: the process was killed while it wrote
+    kept = (place.checkpoints / "last.safetensors").is_file()
+    return {"step": last.get("step", 0), "seconds": last.get("seconds", 0.0), "checkpoint": kept}
+
+
+def _counted(folder: RunFolder, step: str) -> dict[str, int] | None:
+    """Cases done and waiting of a step that has still some to do."""
+    from medseg.jobs import journal
+
+    found = journal.counts(folder.journal, step)
+    waiting = found.pop("waiting", 0)
+    return {"done": sum(found.values()), "waiting": waiting} if waiting else None
+
+
+def unfinished_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What `medseg status` says of a run that is not over, for people."""
+    left = facts["unfinished"]
+    lines = []
+    if left is not None:
+        for name, about in left["trainings"].items():
+            named = "" if name == "." else f"{name} "
+            kept = (
+                "its checkpoint is kept" if about["checkpoint"] else "no checkpoint yet, it will begin again"
+            )
+            far = f"step {about['step']} after {duration(about['seconds'])}"
+            lines.append(f"train    {named}not finished: {far}, {kept}")
+        if left["predict"]:
+            lines.append(
+                f"predict  not finished: {left['predict']['done']} cases done, {left['predict']['waiting']} waiting"
+            )
+        if left["next"] and not lines:
+            lines.append(f"{left['next']:<8} comes next")
+    call = "" if left is None else f"`{left['call']}`"
+    says = say_who_works(facts["at_work"], call or "the same command")
+    if not says and left is not None:
+        says = f"{call} goes on"
+    return [*lines, *([says] if says else [])]

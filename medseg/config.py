@@ -16,12 +16,14 @@ from medseg.config_types import (
     EmaSetting,
     FlipsSetting,
     GuidedFilterSetting,
+    KeepLargestSetting,
     MarginSetting,
     MergeSetting,
     PairsSetting,
     PreviousSetting,
     PromptSetting,
     SearchSetting,
+    SmallestPartSetting,
 )
 from medseg.config_types import Compute as Compute
 from medseg.config_types import IntensityPlan as IntensityPlan
@@ -343,10 +345,9 @@ class Predict(Section):
         description="formats of the masks; auto: nifti for volumes (plus dicom_seg for DICOM input), png for photographs; for DICOM input also dicom_labelmap, dicom_fractional (probabilities), rtstruct (contours)",
     )
     probabilities: bool = Field(False, description="also write the class probabilities")
-    keep_largest: list[str] = Field(
-        default_factory=list, description="classes of which only the largest connected part is kept"
-    )
+    keep_largest: KeepLargestSetting = Field(default_factory=list)
     fill_holes: list[str] = Field(default_factory=list, description="classes whose enclosed holes are filled")
+    smallest_part_ml: SmallestPartSetting = Field(default_factory=dict)
     cases: Literal["auto", "all", "train", "val", "test"] = Field(
         "auto", description="which cases; auto: test cases, else validation cases, else all"
     )

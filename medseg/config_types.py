@@ -210,6 +210,17 @@ BeyondImage = Annotated[
     ),
 ]
 
+KeepLargestSetting = Annotated[
+    list[str],
+    Field(description="classes of which only the largest connected part is kept"),
+]
+
+SmallestPartSetting = Annotated[
+    dict[str, Annotated[float, Field(gt=0)]],
+    Field(
+        description="class -> ml: connected parts of it that are smaller are removed, {liver: 5}",
+    ),
+]
 
 GuidedFilterSetting = Annotated[
     GuidedFilter | Literal["auto", "none"],

@@ -21,6 +21,7 @@ import medseg
 from medseg import cross_validation, mean_of_two
 from medseg.config import Pipeline
 from medseg.config_file import load_pipeline, save_pipeline
+from medseg.core.at_work import at_work
 from medseg.core.atomic import remove_leftovers
 from medseg.core.errors import Interrupted, UserError
 from medseg.core.machine import cores, watch_memory
@@ -84,9 +85,15 @@ def run(
         with _shared(walk, walk.folder):
             memory = Memory.open(pipeline, walk.folder)
     try:
-        for leg in _journey(walk, steps):
-            with _shared(walk, leg.folder):
-                _do(leg, walk, memory, again=leg.step in force or (leg.step in JOINED and "score" in force))
+        with at_work(out):
+            for leg in _journey(walk, steps):
+                with _shared(walk, leg.folder):
+                    _do(
+                        leg,
+                        walk,
+                        memory,
+                        again=leg.step in force or (leg.step in JOINED and "score" in force),
+                    )
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"

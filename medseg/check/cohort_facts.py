@@ -64,6 +64,18 @@ def _counted_notes(usable: Sequence[Examined]) -> list[str]:
     return [notes[0] + (f" ({len(notes)} cases)" if len(notes) > 1 else "") for notes in ordered[:12]]
 
 
+def mask_note(examined: Sequence[Examined]) -> list[str]:
+    """A sentence where nothing is labelled and every image that could be read is a label map by its numbers."""
+    if not examined or any(e.label for e in examined) or not all(e.mask_like for e in examined):
+        return []
+    number = f"all {len(examined)} images hold" if len(examined) > 1 else "the image holds"
+    high = max(e.facts["maximum"] for e in examined)
+    return [
+        f"{number} only few whole numbers (0 to {high:g}): these look like label masks; give the folder of the"
+        " images, or one above it that holds images and labels"
+    ]
+
+
 def _checksum_note(cohort: Cohort, usable: Sequence[Examined]) -> list[str]:
     if not cohort.checksum or len(usable) < len(cohort.rows):
         return []

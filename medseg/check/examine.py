@@ -11,7 +11,7 @@ from typing import Any
 
 from medseg.check.grids import place_review
 from medseg.check.labels import LabelFacts, check_label
-from medseg.check.voxels import check_voxels
+from medseg.check.voxels import check_voxels, looks_like_mask
 from medseg.config import Data
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo
@@ -24,7 +24,8 @@ class Examined:
     """A case that can be used.
 
     row: as it goes on (without its label when that could not be used and is not needed). facts: columns of
-    cases.parquet. label: None without a usable one. file_hashes: sha256 of each file.
+    cases.parquet. label: None without a usable one. file_hashes: sha256 of each file. mask_like: the image's numbers are
+    those of a label map.
     """
 
     row: CaseRow
@@ -33,6 +34,7 @@ class Examined:
     review: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     file_hashes: tuple[str, ...] = ()
+    mask_like: bool = False
 
     def with_classes(self, sources: Mapping[str, tuple[str, tuple[int, ...]]]) -> Examined:
         """The same case once its classes are known: class -> (label column, values)."""
@@ -90,7 +92,7 @@ def examine(row: CaseRow, data: Data, classes: Sequence[ClassInfo], needs_label:
     doubts = [note for note in image.notes if any(words in note for words in DOUBTS)]
     review += more + doubts
     notes = (*(n for n in image.notes if n not in doubts), *(label.notes if label else ()))
-    return Examined(row, facts, label, tuple(review), notes, hashes)
+    return Examined(row, facts, label, tuple(review), notes, hashes, looks_like_mask(image.array))
 
 
 def _label(

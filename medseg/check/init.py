@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medseg.check.labels import drawn_names
+from medseg.check.voxels import looks_like_mask
 from medseg.config import ClassSpec, Data
 from medseg.core.case import Image
 from medseg.core.errors import Question, UserError
+from medseg.core.progress import say
 from medseg.data.classes import specs_from_values
 from medseg.data.cohort import find_cases, resolved
 from medseg.data.manifest import safe_name
@@ -34,10 +37,11 @@ def draft_pipeline(folder: Path) -> str:
         cohort = find_cases(data, folder)
     data = resolved(data, folder)
     image = _first_image(cohort, data)
+    masks = _mask_note(cohort, data)
     modality, why = guess_modality(image, data)
     classes = data.classes or _classes_in_labels(cohort, data)
     facts = [f"  modality: {modality}  # {why}", *([channels] if channels else [])]
-    return _text(folder, cohort, image, facts, classes)
+    return _text(folder, replace(cohort, notes=(*masks, *cohort.notes)), image, facts, classes)
 
 
 def _first_kind(question: Question, data: Data) -> tuple[Data, str]:
@@ -58,6 +62,23 @@ def _first_image(cohort: Cohort, data: Data) -> Image:
         except UserError as err:
             troubles.append(f"case {row.case}: {err.what}")
     raise UserError(f"none of the first {len(troubles)} images can be read", "data", faults=troubles[:5])
+
+
+def _mask_note(cohort: Cohort, data: Data) -> list[str]:
+    """A sentence, also said, where a folder without labels seems to hold nothing but masks."""
+    if any(row.labels for row in cohort.rows):
+        return []
+    for row in cohort.rows[:LOOKED_AT]:
+        try:
+            if not looks_like_mask(read_image(row, data).array):
+                return []
+        except UserError:
+            continue  # `medseg check` names it
+    note = (
+        "the images hold only few whole numbers: these look like label masks; give the folder of the images"
+    )
+    say(f"  {note}")
+    return [note]
 
 
 def guess_modality(image: Image, data: Data) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medseg.check.cohort_facts import check_facts, same_images
+from medseg.check.cohort_facts import check_facts, mask_note, same_images
 from medseg.check.examine import Examined, examine, reason_of, without_paths
 from medseg.check.labels import require_equal_numbers
 from medseg.config import Data
@@ -32,7 +32,8 @@ class Checked:
     """A cohort that was looked at.
 
     cohort: rows as they go on, classes named. states: one a row. table: columns of cases.parquet, one a row.
-    facts: check.json. result: counts and reasons. hint: the remedy, where all that failed have the same.
+    facts: check.json. result: counts and reasons. hint: the remedy, where all that failed have the same. masks: a
+    sentence where the images look like label masks.
     """
 
     cohort: Cohort
@@ -41,6 +42,7 @@ class Checked:
     facts: dict[str, Any]
     result: Result
     hint: str = ""
+    masks: str = ""
 
 
 def check_cohort(cohort: Cohort, data: Data, training: bool, workers: int | None = None) -> Checked:
@@ -61,8 +63,10 @@ def check_cohort(cohort: Cohort, data: Data, training: bool, workers: int | None
     ]
     usable = [e for e, (status, _) in zip(examined, states) if e is not None and status == "ok"]
     facts = check_facts(cohort, data, usable, result)
+    masks = mask_note([e for e in examined if e is not None])
+    facts["notes"] = [*masks, *facts["notes"]]
     hints = {o.error.hint for o in outcomes.values() if isinstance(o.error, UserError)}
-    return Checked(cohort, states, table, facts, result, hints.pop() if len(hints) == 1 else "")
+    return Checked(cohort, states, table, facts, result, hints.pop() if len(hints) == 1 else "", *masks)
 
 
 def pairing(cohort: Cohort) -> list[str]:

@@ -83,6 +83,7 @@ def refuse_nothing_left(checked: Checked, training: bool) -> None:
             f"none of {len(rows)} cases has a label, and this journey trains a network",
             "data",
             "give the labels (a label column, or a folder beside the images), or --model FOLDER to predict only",
+            [checked.masks] if checked.masks else (),
         )
     if not usable:
         raise UserError(

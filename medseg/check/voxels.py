@@ -78,3 +78,36 @@ def _implausible(low: float, high: float, is_ct: bool) -> list[str]:
     if low < SMALLEST_CT:
         return [f"values from {low:g} to {high:g}: below what CT scanners write; rescaled twice?"]
     return []
+
+
+MOST_VALUES = 256
+FEW_VALUES = 8
+SAME_NEIGHBOURS = 0.9
+
+
+def looks_like_mask(array: npt.NDArray) -> bool:
+    """Whether the numbers (C, *S) are those of a label map: one channel of whole numbers from 0 up, either very few of
+    them, or at most 256 that stand in patches of equal neighbours. Constant images are neither."""
+    if len(array) != 1 or array.dtype.kind not in "iufb":
+        return False
+    # A sample tells almost every image at once; only what passes is looked at as a whole.
+    sample = array.reshape(-1)[:: max(1, array.size // 4096)]
+    seen = len(np.unique(sample))
+    if not _whole(sample) or seen > MOST_VALUES or (seen > FEW_VALUES and not _patches(array)):
+        return False
+    found = np.unique(array) if _whole(array) else sample[:0]
+    return 2 <= len(found) <= MOST_VALUES and (len(found) <= FEW_VALUES or _patches(array))
+
+
+def _whole(array: npt.NDArray) -> bool:
+    """No negative, broken or fractional number."""
+    if array.dtype.kind != "f":
+        return bool(array.min() >= 0)
+    return bool(np.isfinite(array).all() and (array >= 0).all() and (array == np.floor(array)).all())
+
+
+def _patches(array: npt.NDArray) -> bool:
+    """Whether voxels that are not 0 have mostly the neighbour's number along the first axis."""
+    one, next_one = array[0][:-1], array[0][1:]
+    drawn = (one != 0) & (next_one != 0)
+    return bool(drawn.any()) and float((one[drawn] == next_one[drawn]).mean()) >= SAME_NEIGHBOURS

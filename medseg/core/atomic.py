@@ -20,6 +20,11 @@ from medseg.core.errors import UserError
 PART = ".part-"
 """How the names of files begin that are not finished."""
 
+AT_WORK = "at-work"
+"""How a mark ends that a process leaves where it works (medseg.core.at_work): nothing in it was to be finished."""
+
+_NAMED = re.compile(rf"{re.escape(PART)}([0-9a-f]{{8}})-(\d+)-")
+
 FOREIGN_PART_HOURS = 48.0
 """An unfinished file of another machine that nobody has touched for so long has no writer any more."""
 
@@ -58,7 +63,7 @@ def part_prefix() -> str:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Removes what killed processes left unfinished below `folder`; returns how many files.
+    """Removes what killed processes left unfinished below `folder`, and their marks; returns how many files.
 
     Files of processes that still run stay: several jobs may write into one folder.
     """
@@ -66,19 +71,32 @@ def remove_leftovers(folder: Path) -> int:
     for path in sorted(folder.rglob(f"{PART}*")):
         if path.is_file() and _has_no_writer(path):
             path.unlink(missing_ok=True)
-            count += 1
+            count += not path.name.endswith(AT_WORK)
     return count
 
 
 def _has_no_writer(part: Path) -> bool:
-    named = re.match(rf"{re.escape(PART)}([0-9a-f]{{8}})-(\d+)-", part.name)
+    if is_of_this_machine(part):
+        return not runs_still(part)
+    try:
+        return time.time() - part.stat().st_mtime > FOREIGN_PART_HOURS * 3600
+    except OSError:
+        return False  # it was finished, or taken away by another job, just now
+
+
+def is_of_this_machine(part: Path) -> bool:
+    """Whether a file with `part_prefix` in its name was begun on this machine."""
+    return (named := _NAMED.match(part.name)) is not None and named[1] == _machine()
+
+
+def runs_still(part: Path) -> bool:
+    """Whether the process that began a file of this machine still runs; also true where the file is gone by now."""
+    named = _NAMED.match(part.name)
     try:
         touched = part.stat().st_mtime
     except OSError:
-        return False  # it was finished, or taken away by another job, just now
-    if named and named[1] == _machine():
-        return not _runs_since(int(named[2]), touched)
-    return time.time() - touched > FOREIGN_PART_HOURS * 3600
+        return True  # it was finished, or taken away by another job, just now
+    return named is not None and _runs_since(int(named[2]), touched)
 
 
 def _machine() -> str:

@@ -73,6 +73,8 @@ def read_previous(run: str) -> Previous:
     if folder.pipeline_file.is_file():
         said = load_pipeline(folder.pipeline_file).predict.model_dump(mode="json")
         settings = {name: said[name] for name in SETTINGS}
+        if said["smallest_part_ml"]:
+            settings["smallest_part_ml"] = said["smallest_part_ml"]
     return Previous(
         model=str(facts["hash"]),
         classes=list(facts["classes"]),

@@ -133,10 +133,31 @@ def read_plan(facts: Mapping[str, Any], where: str) -> Plan:
 
 
 def read_system(facts: Mapping[str, Any], where: str) -> System:
-    """The system stored in model.json."""
+    """The system stored in model.json; UserError where the catalog means other numbers by its size by now."""
     stored = {key: facts["system"].get(key) for key in ("name", "size", "arguments")}
     system: System = validate(System, Source(stored), where)
+    if "size_arguments" in facts["system"]:
+        _require_size(system, facts["system"]["size_arguments"], where)
     return system
+
+
+def _require_size(system: System, trained: Mapping[str, Any], where: str) -> None:
+    """Numbers that leave the weights' shapes alone, a dilation say, would change the results and nobody would see it."""
+    from medseg.zoo.build import find
+
+    try:
+        sizes = find(system.name).sizes
+    except UserError:
+        return  # which package is missing is said where the system is built
+    now = json.loads(json.dumps(sizes.get(system.size, {})))
+    changed = sorted(name for name in {*trained, *now} if trained.get(name) != now.get(name))
+    if changed:
+        raise UserError(
+            f"size {system.size} of {system.name} has changed since this model was trained",
+            where,
+            "train again, or use the medseg version in model.json",
+            [f"{name} was {trained.get(name, 'not set')}, is {now.get(name, 'not set')}" for name in changed],
+        )
 
 
 def read_classes(facts: Mapping[str, Any], where: str) -> tuple[ClassInfo, ...]:

@@ -207,6 +207,7 @@ def _system_facts(system: System, plan: Plan) -> dict[str, Any]:
         "name": card.name,
         "size": system.size,
         "arguments": dict(system.arguments),
+        "size_arguments": dict(card.sizes.get(system.size, {})),
         "package": card.at.partition(":")[0].partition(".")[0],
         "dims": plan.dims,
         "in_channels": plan.in_channels,

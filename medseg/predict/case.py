@@ -15,6 +15,7 @@ from medseg.config_types import GuidedFilter
 from medseg.core.case import Image
 from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation, paint
+from medseg.predict.confidence import Confidence, Disagreement, summary
 from medseg.predict.mirrors import mirrors_of
 from medseg.predict.stream import Painter, Sink
 from medseg.predict.upright import mirrored_flags
@@ -52,6 +53,7 @@ class Predictor:
 
     engine: what computed the windows, in words, known after the first case; choice: the same with its figures. Half
     precision and converted networks are only used when they give the labels of float32 on a window of the first case.
+    confidence: of the last case, see `confidence.summary`; empty for classical methods.
     before: the choice that earlier results of the same folder were made with. cases: how many images are to come,
     about. half_sums: see `windows.Cut`; set where memory is short. sums_in_ram: add up logits in main memory although
     the network runs on a GPU, because its memory is too small.
@@ -66,6 +68,7 @@ class Predictor:
     before: Choice | None = None
     choice: Choice | None = None
     prepare: SharedPreparation | None = field(default=None, repr=False)
+    confidence: dict[str, Any] = field(default_factory=dict, repr=False)
     _run: Any = field(default=None, repr=False)
     _air_is_background: bool | None = field(default=None, repr=False)
 
@@ -154,6 +157,7 @@ class Predictor:
         mirrored = mirrored_flags(self.model.facts.get("upright"), prepared.array[0], grid.spacing)
         facts = {
             "mirrored": tuple(mirrored),
+            "confidence": self.confidence,
             "windows": self.windows(prepared),
             "windows_of_air": len(skip.windows),
             "seconds_prepare": round(ready - start, 3),
@@ -179,12 +183,24 @@ class Predictor:
         self._run.blend_on = "cpu" if self.sums_in_ram else self.device
         painter = _painter(prepared, plan, cut.lead(prepared.geometry.shape), sink)
         counter = _Counter(tick, cut.count(prepared.geometry.shape)) if tick else None
+        seen, differing = self._watched(prepared)
         for slab in self._slabs(array, cut, counter, skip):
+            seen.take(slab)
             painter.take(slab)
+        self.confidence = summary([info.name for info in self.model.classes], seen, differing)
         positions, regions = painter.finish()
         if regions is not None:
             return paint(regions, self.model.classes), regions
         return _decoded(positions, decode, plan), None
+
+    def _watched(self, prepared: PreparedImage) -> tuple[Confidence, Disagreement | None]:
+        """What adds up, over the case that begins now, how sure the network is and how far an ensemble's members differ."""
+        plan, shape = self.model.plan, prepared.geometry.shape
+        kind = (plan.out_channels, plan.background, plan.overlapping)
+        differing = None
+        if self.members > 1:
+            differing = self._run.watch = Disagreement(*kind)
+        return Confidence(shape, self.cut.lead(shape), *kind), differing
 
     def _slabs(self, array: Any, cut: Cut, counter: _Counter | None, skip: Skip) -> Any:
         """Logits of the image in slabs; of an ensemble the mean of what `predict.ensemble` says."""
@@ -194,9 +210,7 @@ class Predictor:
         plan = self.model.plan
         if self.accumulators == 1:
             return stream_logits(self._run, array, cut, plan.out_channels, counter, skip)
-        return stream_mean_chances(
-            self._run.runs, array, cut, plan.out_channels, plan.overlapping, counter, skip
-        )
+        return stream_mean_chances(self._run, array, cut, plan.out_channels, plan.overlapping, counter, skip)
 
     def _open(self, array: Any) -> None:
         """Chooses the engine on the first image (C, *S)."""
@@ -250,12 +264,14 @@ class Predictor:
         return labels, None, classes
 
     def _finished(self, labels: Any, regions: Any, classes: Any, image: Image, facts: dict) -> Segmentation:
-        from medseg.predict.postprocess import apply_steps, tidy
+        from medseg.predict.postprocess import apply_steps, remove_small, tidy
 
-        notes = self._follow_edges(labels, regions, image)
-        notes += tidy(labels, regions, classes, self.settings.keep_largest, self.settings.fill_holes)
+        notes, torn = self._follow_edges(labels, regions, image), list[str]()
+        settings, voxel_ml = self.settings, image.geometry.voxel_volume_ml
+        notes += tidy(labels, regions, classes, settings.keep_largest, settings.fill_holes, torn)
+        notes += remove_small(labels, regions, classes, settings.smallest_part_ml, voxel_ml)
         if self.settings.postprocessing == "auto":
-            notes += apply_steps(labels, regions, classes, self.model.facts.get("postprocessing", ()))
+            notes += apply_steps(labels, regions, classes, self.model.facts.get("postprocessing", ()), torn)
         if regions is not None and notes:
             labels = paint(regions, classes)
         provenance = {
@@ -263,6 +279,7 @@ class Predictor:
             "model": self.model.hash,
             "engine": self.engine,
             "notes": tuple(notes),
+            "torn": tuple(torn),
             **facts,
         }
         return Segmentation(labels, image.geometry, tuple(classes), regions, provenance=provenance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from medseg.config import Data, Pipeline
 from medseg.config_types import Prompts
+from medseg.core.at_work import at_work
 from medseg.core.case import Case, Image
 from medseg.core.errors import UserError
 from medseg.core.progress import say
@@ -96,7 +98,10 @@ def _predict(places: Places, settings: Pipeline, share: Share) -> list[Result]:
     if len(chosen) < len(tasks):
         say(f"  {len(chosen)} of them in this call")
     order = Order(pipeline, places.models, places.outs, tuple(classes))
-    results = run_cases(jobs, chosen, order, left_out)
+    with ExitStack() as working:
+        for out in places.outs:
+            working.enter_context(at_work(out))
+        results = run_cases(jobs, chosen, order, left_out)
     for job, result in zip(jobs, results, strict=True):
         _remember(job.out, result, share)
         if share.trial and job.done:

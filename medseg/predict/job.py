@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import Data, Predict
+from medseg.core.atomic import writing_failed
 from medseg.core.case import Case
 from medseg.core.errors import Interrupted, UserError
 from medseg.core.machine import peak_ram_bytes
@@ -108,6 +110,8 @@ class Job:
             raise error
         if isinstance(error, UserError) and "disk is full" in error.what:
             raise error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise writing_failed(error, self.out / case) from error
         self.fail_because(case, Outcome(case, error=error).reason)
 
     def fail_because(self, case: str, reason: str) -> None:

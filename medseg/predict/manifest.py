@@ -21,7 +21,8 @@ from medseg.jobs.journal import outcomes, record
 FOLDER = "manifest"
 ORDER = ("review", "failed", "done")
 COLUMNS = ("case", "state", "reason", "files", "sha256", "bytes", "model", "system", "medseg", "engine", "windows", "seconds",
-           "peak_ram_bytes", "voxels", "volumes_ml", "intensity", "flags", "notes", "input")  # fmt: skip
+           "peak_ram_bytes", "voxels", "volumes_ml", "intensity", "probability", "entropy", "disagreement",
+           "confidence", "flags", "notes", "input")  # fmt: skip
 
 
 def journal_of(out: Path, shard: str = "") -> Path:

@@ -11,6 +11,7 @@ from medseg.core.case import Image
 from medseg.core.segmentation import Segmentation
 from medseg.io.layout import DOUBTS
 from medseg.predict.case import Predictor
+from medseg.predict.confidence import FIGURES
 from medseg.predict.flags import border_flags, cut_off, input_flags, output_flags
 from medseg.predict.prompts import notes_of
 from medseg.predict.values import values_in
@@ -33,7 +34,7 @@ def measured(predictor: Predictor, image: Image, seg: Segmentation) -> dict[str,
     plan = model.plan if trained else model.plan.model_copy(update={"volume_ml": {}, "on_border": {}})
     flags = input_flags(image, plan) if trained else []
     doubts = [note for note in image.notes if any(d in note for d in DOUBTS)]
-    prompt = seg.provenance.get("prompt")
+    prompt, confidence = seg.provenance.get("prompt"), seg.provenance.get("confidence", {})
     return {
         "voxels": voxels,
         "volumes_ml": volumes,
@@ -41,6 +42,7 @@ def measured(predictor: Predictor, image: Image, seg: Segmentation) -> dict[str,
             *doubts,
             *flags,
             *seg.provenance.get("mirrored", ()),
+            *seg.provenance.get("torn", ()),
             *border_flags(unknown, plan),
             *output_flags(seg, voxels, plan),
         ],
@@ -52,6 +54,8 @@ def measured(predictor: Predictor, image: Image, seg: Segmentation) -> dict[str,
         "windows_of_air": seg.provenance.get("windows_of_air", 0),
         "prompt": prompt,
         "intensity": values_in(seg, image),
+        **{name: confidence.get("case", {}).get(name) for name in FIGURES},
+        "confidence": confidence.get("classes", {}),
         "geometry": seg.geometry.as_json(),
         "classes": [info.as_json() for info in seg.classes],
         "notes": [*image.notes, *seg.provenance["notes"], *notes_of(prompt), *unknown.values()],

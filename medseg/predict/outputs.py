@@ -204,6 +204,8 @@ def settings_digest(settings: Predict, data: Data | None) -> str:
     facts = [f"{name}={getattr(settings, name)!r}" for name in SAME_MASK]
     if settings.prompt is not None:
         facts.append(f"prompt={settings.prompt!r}")
+    if settings.smallest_part_ml:
+        facts.append(f"smallest_part_ml={settings.smallest_part_ml!r}")
     if data is not None:
         facts += [
             f"{name}={getattr(data, name)!r}" for name in ("channels", "not_finite", "spacing_tolerance")

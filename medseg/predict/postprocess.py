@@ -1,4 +1,4 @@
-"""After the network: the largest part of a class, and holes that are filled."""
+"""After the network: the largest part of a class, holes that are filled, and parts too small to be true."""
 
 from __future__ import annotations
 
@@ -18,24 +18,55 @@ STEPS = ("keep_largest_of_all", "keep_largest", "fill_holes")
 """What a cross-validation may choose; the first takes all classes together, the others name their class."""
 
 
+TORN = 0.2
+"""Share of a class outside its largest part above which removing it is worth a look."""
+
+
 def tidy(
     labels: npt.NDArray[Any],
     regions: Mask | None,
     classes: Sequence[ClassInfo],
     keep_largest: Sequence[str],
     fill_holes: Sequence[str],
+    torn: list[str] | None = None,
 ) -> list[str]:
     """Changes labels (*S), or regions (R, *S) where classes overlap, in place; returns a note for each change made.
 
     Parts touch by faces, edges or corners. A hole is filled where no class lies; other classes are left as they are.
-    Raises UserError for names that are no classes.
+    torn: is given a sentence for every class of which the largest part was far from all, see TORN. Raises UserError
+    for names that are no classes.
     """
     notes = []
-    for names, work in ((keep_largest, _keep_largest), (fill_holes, _fill_holes)):
-        for position in positions(names, classes):
-            note = work(labels, regions, position, classes[position])
-            if note:
-                notes.append(note)
+    for position in positions(keep_largest, classes):
+        notes.append(_keep_largest(labels, regions, position, classes[position], torn))
+    for position in positions(fill_holes, classes):
+        notes.append(_fill_holes(labels, regions, position, classes[position]))
+    return [note for note in notes if note]
+
+
+def remove_small(
+    labels: npt.NDArray[Any],
+    regions: Mask | None,
+    classes: Sequence[ClassInfo],
+    smallest_ml: Mapping[str, float],
+    voxel_ml: float | None,
+) -> list[str]:
+    """Removes connected parts of the named classes below their volume in ml, in place; a note for each change.
+
+    voxel_ml: volume of a voxel; None for photographs, which have none, so that naming a class raises UserError, as does
+    a name that is no class.
+    """
+    notes = []
+    for position, smallest in zip(positions(list(smallest_ml), classes), smallest_ml.values()):
+        if voxel_ml is None:
+            raise UserError(
+                "volumes in ml need a voxel spacing, which this image does not have",
+                "predict.smallest_part_ml",
+                "leave it out for photographs",
+            )
+        note = _remove_small(labels, regions, position, classes[position], smallest, voxel_ml)
+        if note:
+            notes.append(note)
     return notes
 
 
@@ -44,10 +75,11 @@ def apply_steps(
     regions: Mask | None,
     classes: Sequence[ClassInfo],
     steps: Sequence[Mapping[str, str]],
+    torn: list[str] | None = None,
 ) -> list[str]:
     """Does the steps {step, class} that a cross-validation chose, in place and in their order; a note for each change.
 
-    Raises UserError for a step that is unknown, or for a class that the model does not have.
+    torn: as in `tidy`. Raises UserError for a step that is unknown, or for a class that the model does not have.
     """
     notes = []
     for chosen in steps:
@@ -61,8 +93,10 @@ def apply_steps(
             note = _keep_largest_of_all(labels, regions, classes)
         else:
             (position,) = positions([name], classes)
-            work = _keep_largest if step == "keep_largest" else _fill_holes
-            note = work(labels, regions, position, classes[position])
+            if step == "keep_largest":
+                note = _keep_largest(labels, regions, position, classes[position], torn)
+            else:
+                note = _fill_holes(labels, regions, position, classes[position])
         if note:
             notes.append(f"{note} (chosen by cross-validation)")
     return notes
@@ -75,7 +109,7 @@ def positions(names: Sequence[str], classes: Sequence[ClassInfo]) -> list[int]:
         if name not in known:
             raise UserError(
                 f"no class named {name!r}{did_you_mean(name, known)}",
-                "predict.keep_largest, predict.fill_holes",
+                "predict.keep_largest, predict.fill_holes, predict.smallest_part_ml",
                 f"the model's classes are {', '.join(known)}",
             )
     return [known.index(name) for name in names]
@@ -83,15 +117,50 @@ def positions(names: Sequence[str], classes: Sequence[ClassInfo]) -> list[int]:
 
 def largest_part(mask: Mask) -> Mask:
     """The largest connected part (26- or 8-neighbourhood); equal sizes: the first in memory."""
-    import cc3d
-
-    parts = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26 if mask.ndim == 3 else 8)
-    sizes = np.bincount(parts.ravel())
+    parts, sizes = _parts(mask)
     sizes[0] = 0
     return parts == sizes.argmax()
 
 
-def _keep_largest(labels: npt.NDArray[Any], regions: Mask | None, position: int, info: ClassInfo) -> str:
+def _parts(mask: Mask) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The number of each voxel's connected part, 0 outside, and the voxels of each number."""
+    import cc3d
+
+    parts = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26 if mask.ndim == 3 else 8)
+    return parts, np.bincount(parts.ravel())
+
+
+def _remove_small(
+    labels: npt.NDArray[Any],
+    regions: Mask | None,
+    position: int,
+    info: ClassInfo,
+    smallest: float,
+    voxel_ml: float,
+) -> str:
+    target = labels if regions is None else regions[position]
+    whole = target == info.index if regions is None else target
+    box = box_of(whole)
+    if box is None:
+        return ""
+    parts, sizes = _parts(whole[box])
+    # A part of exactly that volume stays, whatever the last bit of voxel_ml.
+    small = sizes * voxel_ml < smallest * (1 - 1e-9)
+    small[0] = False
+    dropped = small[parts]
+    count = int(np.count_nonzero(dropped))
+    target[box][dropped] = 0
+    number = int(small.sum())
+    return f"{info.name}: {number} parts below {smallest:g} ml were removed ({count} voxels)" if count else ""
+
+
+def _keep_largest(
+    labels: npt.NDArray[Any],
+    regions: Mask | None,
+    position: int,
+    info: ClassInfo,
+    torn: list[str] | None = None,
+) -> str:
     target = labels if regions is None else regions[position]
     whole = target == info.index if regions is None else target
     box = box_of(whole)
@@ -99,7 +168,12 @@ def _keep_largest(labels: npt.NDArray[Any], regions: Mask | None, position: int,
         return ""
     dropped = whole[box] & ~largest_part(whole[box])
     count = int(np.count_nonzero(dropped))
+    share = count / int(np.count_nonzero(whole[box]))
     target[box][dropped] = 0
+    if torn is not None and share > TORN:
+        torn.append(
+            f"{info.name} is one part, but was found in several: {100 * share:.0f} % of it lay outside the largest"
+        )
     return f"{info.name}: {count} voxels outside the largest part were removed" if count else ""
 
 

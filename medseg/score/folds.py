@@ -80,6 +80,8 @@ def settings_digest(pipeline: Pipeline, folder: RunFolder) -> str:
         getattr(pipeline.predict, name)
         for name in ("overlap", "flips", "keep_largest", "fill_holes", "precision")
     ]
+    if pipeline.predict.smallest_part_ml:
+        masks.append(pipeline.predict.smallest_part_ml)
     cases = folder.pooled.cases
     facts = [repr(pipeline.only_system), repr(train), plan, repr(masks), repr(score)]
     facts.append(hashlib.sha256(cases.read_bytes()).hexdigest() if cases.exists() else "")

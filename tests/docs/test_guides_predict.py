@@ -94,7 +94,7 @@ def test_every_command_of_a_page_ends_well(page: str, desk: Path, capfd: pytest.
         assert {path.suffix for path in (desk / "MASKS").glob("case-*")} >= {".json", ".gz"}
         assert list((desk / "CHANCES" / "probabilities").rglob("*.nii.gz"))
     else:
-        assert (desk / "PAGE" / "report.html").is_file()
+        assert "<th>certainty</th>" in (desk / "PAGE" / "report.html").read_text()
         assert "Canary" not in (desk / "RESULTS" / "manifest" / "manifest.csv").read_text()
         assert "Canary" not in (desk / "PAGE" / "report.html").read_text()
         assert len((desk / "RESULTS" / "private" / "cases.csv").read_text().splitlines()) == 3

@@ -25,7 +25,8 @@ from medseg.io.dicom.read_rtstruct import STRUCTURE_SET
 from medseg.io.dicom.write_series import write_ct_series
 
 SHAPE = (72, 64, 3)
-LOSSY = ("1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91")
+BASELINE, PROCESS_14 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.57"
+LOSSY = ("1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", BASELINE)
 MADE = [uid for uid, how in READ_SYNTAXES.items() if how == "made"]
 IMAGES = [uid for uid in READ_CLASSES if uid not in SEGMENTATION_CLASSES and uid != STRUCTURE_SET]
 
@@ -35,11 +36,52 @@ def smooth() -> np.ndarray:
     return (5 * x + 3 * y - 9 * z).astype(np.int16)
 
 
+def as_jpeg(data: pydicom.Dataset) -> pydicom.Dataset:
+    """The picture in 8 bits as a JPEG of everyday, its values in steps of 4 (`smooth` needs more than 256)."""
+    import io
+
+    from PIL import Image as Picture
+    from pydicom.encaps import encapsulate
+
+    values = data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
+    low, packed = float(values.min()), io.BytesIO()
+    Picture.fromarray(np.round((values - low) / 4).astype(np.uint8)).save(packed, "JPEG", quality=98)
+    data.PixelData = encapsulate([packed.getvalue()])
+    data["PixelData"].VR = "OB"
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit, data.PixelRepresentation = 7, 0
+    data.RescaleSlope, data.RescaleIntercept = 4, low
+    data.LossyImageCompression = "01"
+    data.file_meta.TransferSyntaxUID = UID(BASELINE)
+    return data
+
+
+def as_process_14(file: Path) -> None:
+    """Stores a file in lossless JPEG of any predictor, by another library."""
+    gdcm = pytest.importorskip("gdcm")
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(file))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(file))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
 def restored(folder: Path, syntax: str) -> list[Path]:
     """The series of `smooth` in a transfer syntax."""
     files = write_ct_series(smooth(), Geometry(SHAPE, np.diag([-1.0, -1.0, 2.0, 1.0])), folder)
     for file in files:
         data = pydicom.dcmread(file)
+        if syntax == BASELINE:
+            as_jpeg(data).save_as(file)
+            continue
+        if syntax == PROCESS_14:
+            as_process_14(file)
+            continue
         if UID(syntax).is_compressed and not UID(syntax).is_deflated:
             options = (
                 {"j2k_cr": [2]}

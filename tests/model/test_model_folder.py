@@ -311,3 +311,21 @@ def test_shared_and_strided_tensors_are_written(tmp_path: Path) -> None:
     save_model(tmp_path / "m", net, system=U_NET, plan=a_plan())
     loaded = load_model(tmp_path / "m").net.state_dict()
     assert all(np.array_equal(loaded[k].numpy(), v.detach().numpy()) for k, v in net.state_dict().items())
+
+
+def test_a_size_whose_numbers_changed_since_the_training_is_refused(saved: Path) -> None:
+    facts = json.loads((saved / "model.json").read_text())
+    assert facts["system"]["size_arguments"] == {"features": [4, 8, 16], "norm": "instance"}
+    changed = {"features": [4, 8, 16], "norm": "batch", "dropout": 0.3}
+    rewrite(saved, system={**facts["system"], "size_arguments": changed})
+    said = refused(saved)
+    assert "size tiny of u-net has changed since this model was trained" in said
+    assert "norm was batch, is instance" in said
+    assert "dropout was 0.3, is not set" in said
+
+
+def test_a_model_from_before_sizes_were_written_down_still_loads(saved: Path) -> None:
+    system = json.loads((saved / "model.json").read_text())["system"]
+    del system["size_arguments"]
+    rewrite(saved, system=system)
+    assert load_model(saved).system == U_NET

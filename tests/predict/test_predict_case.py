@@ -15,7 +15,8 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry, reorient_array
 from medseg.core.segmentation import ClassInfo
 from medseg.model.folder import Model
-from medseg.predict.case import predict_case
+from medseg.predict.case import Predictor, predict_case
+from medseg.predict.measured import measured
 
 LEFT = ClassInfo("left ball", 3, (255, 0, 0), laterality="left")
 RIGHT = ClassInfo("right box", 7, (0, 255, 0), laterality="right")
@@ -215,6 +216,56 @@ def test_the_largest_part_is_kept_and_holes_are_filled() -> None:
     assert any("8 voxels outside the largest part" in note for note in tidy.provenance["notes"])
     with pytest.raises(UserError, match="did you mean left ball"):
         predict_case(model, image, Predict(keep_largest=["left bal"]))
+
+
+@pytest.mark.parametrize("by", ["settings", "cross-validation"])
+def test_a_class_of_one_part_that_falls_into_several_is_worth_a_look(by: str) -> None:
+    values = np.zeros(UPRIGHT.shape, np.float32)
+    values[10:20, 10:20, 10:20] = -100
+    model = a_model(spacing_mm=[1.0, 1.0, 1.2])
+    if by == "cross-validation":
+        model.facts["postprocessing"] = [{"step": "keep_largest", "class": "left ball"}]
+    settings = Predict(keep_largest=["left ball"] if by == "settings" else [])
+    values[30:32, 10:15, 10:20] = -100  # 9 % of the class
+    assert predict_case(model, Image(values[None], UPRIGHT), settings).provenance["torn"] == ()
+    values[30:38, 10:20, 10:20] = -100
+    image = Image(values[None], UPRIGHT)
+    seg = predict_case(model, image, settings)
+    words = "left ball is one part, but was found in several: 44 % of it lay outside the largest"
+    assert seg.provenance["torn"] == (words,)
+    assert words in measured(Predictor(model, settings), image, seg)["flags"]
+
+
+def specks() -> Image:
+    """The phantom with two specks of the ball's number: 8 voxels (9.6 mm3 here) and one voxel (1.2 mm3)."""
+    values = phantom(UPRIGHT)
+    values[2:4, 2:4, 2:4] = -100
+    values[2, 2, 8] = -100
+    return Image(values[None], UPRIGHT)
+
+
+def test_parts_below_their_volume_are_removed_and_others_stay() -> None:
+    model = a_model(spacing_mm=[1.0, 1.0, 1.2])
+    voxel = UPRIGHT.voxel_volume_ml
+    plain = predict_case(model, specks()).labels
+    assert (plain[2, 2, 2], plain[2, 2, 8]) == (3, 3)
+    for smallest, left in ((voxel, (3, 3)), (2 * voxel, (3, 0)), (8 * voxel, (3, 0)), (9 * voxel, (0, 0))):
+        seg = predict_case(model, specks(), Predict(smallest_part_ml={"left ball": smallest}))
+        assert (seg.labels[2, 2, 2], seg.labels[2, 2, 8]) == left, smallest
+        assert np.array_equal(seg.labels == 7, plain == 7), "other classes are left alone"
+        assert np.array_equal(seg.labels[6:], plain[6:])
+    assert any(
+        "left ball: 2 parts below" in note and "(9 voxels)" in note for note in seg.provenance["notes"]
+    )
+    with pytest.raises(UserError, match="did you mean left ball"):
+        predict_case(model, specks(), Predict(smallest_part_ml={"left bal": 1.0}))
+
+
+def test_photographs_have_no_volume_to_remove_parts_below() -> None:
+    model = a_model(dims=2, patch_size=[16, 16], spacing_mm=None)
+    photograph = Image(np.zeros((1, 20, 20), np.float32), Geometry.pixels((20, 20)))
+    with pytest.raises(UserError, match="volumes in ml need a voxel spacing"):
+        predict_case(model, photograph, Predict(smallest_part_ml={"left ball": 1.0}))
 
 
 def test_an_image_of_another_kind_is_refused() -> None:

@@ -19,6 +19,7 @@ READ_SYNTAXES = {
     "1.2.840.10008.1.2": "made", "1.2.840.10008.1.2.1": "made", "1.2.840.10008.1.2.2": "made",
     "1.2.840.10008.1.2.1.99": "made", "1.2.840.10008.1.2.5": "made", "1.2.840.10008.1.2.4.80": "made",
     "1.2.840.10008.1.2.4.81": "made", "1.2.840.10008.1.2.4.90": "made", "1.2.840.10008.1.2.4.91": "made",
+    "1.2.840.10008.1.2.4.50": "made", "1.2.840.10008.1.2.4.57": "made",
     "1.2.840.10008.1.2.4.70": "transfer_syntaxes/MR4_JPLL.dcm",
 }  # fmt: skip
 """Transfer syntax -> the real file that a test reads, or "made": a test writes a series in it and reads it back."""

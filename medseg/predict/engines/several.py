@@ -10,17 +10,20 @@ from medseg.predict.engines.eager import Eager
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from medseg.predict.confidence import Disagreement
+
 
 class Several:
     """Windows (B, C, *S) -> mean of the members' logits (B, K, *S), float32.
 
     Blending windows is linear, so the mean of a window's logits gives the mean of the whole case's logits: the case
     is prepared and blended once, and memory does not grow with the number of members. Every member runs in an engine
-    of its own, which gives it the padding that it needs.
+    of its own, which gives it the padding that it needs. watch: what is told how far the members differ, if anything.
     """
 
     def __init__(self, runs: Sequence[Eager]) -> None:
         self.runs = list(runs)
+        self.watch: Disagreement | None = None
 
     @property
     def device(self) -> str:
@@ -37,10 +40,19 @@ class Several:
             run.blend_on = device
 
     def __call__(self, windows: Tensor) -> Tensor:
-        total = self.runs[0](windows).float()
-        for run in self.runs[1:]:
-            total = total + run(windows)
-        return total / len(self.runs)
+        total, labels = None, []
+        for run in self.runs:
+            answer = run(windows)
+            total = answer.float() if total is None else total + answer
+            if self.watch is not None:
+                # Labels alone are kept of each member: the logits of all would not fit the memory that was announced.
+                labels.append([self.watch.labels(one) for one in answer])
+        assert total is not None
+        mean: Tensor = total / len(self.runs)
+        if self.watch is not None:
+            for number, one in enumerate(mean):
+                self.watch.take([member[number] for member in labels], self.watch.labels(one))
+        return mean
 
 
 def engine_of(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medseg.zoo.context.ocr import OCR
 from medseg.zoo.layers import nd
 from medseg.zoo.layers.conv import ConvNormAct, plain_conv
+from medseg.zoo.layers.own_statistics import group_norms
 from medseg.zoo.layers.region_mutual import region_mutual_loss
 from medseg.zoo.outputs import Outputs
 
@@ -36,7 +37,8 @@ class HMSA(nn.Module):
     """HRNet-OCR over scales on (B, in_channels, *S) -> logits (B, classes, *S).
 
     width, modules: of HRNet. channels: of pixel features, of OCR's attention, of the head that weighs scales.
-    scales: of the image in prediction, 1 among them; training uses 0.5 and 1.
+    scales: of the image in prediction, 1 among them; training uses 0.5 and 1. norm: batch, or group, by each image's
+    own statistics.
     """
 
     undrawn_as_ignored = True
@@ -50,10 +52,13 @@ class HMSA(nn.Module):
         modules: Sequence[int] = (1, 4, 3),
         channels: Sequence[int] = (512, 256, 256),
         scales: Sequence[float] = (0.5, 1.0, 2.0),
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         if 1 not in scales or min(scales) <= 0:
             raise ValueError(f"scales are {list(scales)}; they are above 0 and 1 is among them")
+        if norm not in ("batch", "group"):
+            raise ValueError(f"norm is {norm!r}; it is batch or group")
         self.divisor = (32,) * dims
         self.scales = tuple(sorted(scales, reverse=True))
         pixels, inner, weighing = channels
@@ -64,6 +69,8 @@ class HMSA(nn.Module):
             plain_conv(dims, weighing, 1, 1, bias=False),
             nn.Sigmoid(),
         )
+        if norm == "group":
+            group_norms(self)
 
     def at_scale(self, x: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, first segmentation and attention (B, 1, ...) of the image resized by `scale`, in its size."""

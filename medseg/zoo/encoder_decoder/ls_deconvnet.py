@@ -9,7 +9,8 @@ networks. Networks and gate are trained at once. In volumes the window of the af
 neighbours, in place of the 3x3 of planes.
 Not confirmed (the paper itself could not be read): the form of the affinity, here exp(-d^2 / 2 sigma^2) of the mean
 squared difference d^2 of channels in units of their standard deviation, with sigma 0.5; one unpooling, deconvolution
-and pooling a level; a 3x3 gate; equal weights of both networks' own losses.
+and pooling a level; how far the network below shrinks the image (`output_stride`); a 3x3 gate; equal weights of both
+networks' own losses.
 Oracle: none kept; the affinity-weighted means by their equation.
 """
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.zoo.encoder_decoder.deconvnet import Deconv
-from medseg.zoo.encoders.vgg import VGG, WIDTHS
+from medseg.zoo.encoders.vgg import VGG, VGG16, WIDTHS
 from medseg.zoo.layers import nd
 from medseg.zoo.layers.conv import plain_conv
 from medseg.zoo.layers.edges import shifted
@@ -38,9 +39,14 @@ def window(dims: int) -> list[tuple[int, ...]]:
     return [o for o in around if dims == 2 or sum(map(abs, o)) <= 1]
 
 
+def log_affinity(one: Tensor, other: Tensor) -> Tensor:
+    """-d^2 / 2 sigma^2 of the cues of two sets of voxels, at most 0: (B, C, *S) twice -> (B, 1, *S)."""
+    return -(one - other).square().mean(dim=1, keepdim=True) / (2 * SIGMA**2)
+
+
 def affinity(one: Tensor, other: Tensor) -> Tensor:
     """How alike the cues of two sets of voxels are, 0..1: (B, C, *S) twice -> (B, 1, *S)."""
-    return torch.exp(-(one - other).square().mean(dim=1, keepdim=True) / (2 * SIGMA**2))
+    return torch.exp(log_affinity(one, other))
 
 
 def local_pool(x: Tensor, cues: Tensor) -> Tensor:
@@ -56,15 +62,13 @@ def local_unpool(x: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
     """Locality-sensitive unpooling: (B, C, *s) -> (B, C, *(2 s)).
 
     A fine voxel takes the mean of the coarse voxels around the one it lies in, weighed by the affinity of its cues
-    to theirs. coarse, fine: cues on both grids.
+    to theirs. coarse, fine: cues on both grids. A voxel that resembles none takes from those that it differs least from.
     """
-    size = fine.shape[2:]
-    total, weights = 0.0, torch.full_like(fine[:, :1], 1e-6)
-    for offset in window(x.ndim - 2):
-        alike = affinity(fine, nd.resize(shifted(coarse, offset), size, "nearest"))
-        total = total + alike * nd.resize(shifted(x, offset), size, "nearest")
-        weights = weights + alike
-    return total / weights
+    size, offsets = fine.shape[2:], window(x.ndim - 2)
+    alike = [log_affinity(fine, nd.resize(shifted(coarse, o), size, "nearest")) for o in offsets]
+    shares = torch.softmax(torch.stack(alike), dim=0)
+    parts = (nd.resize(shifted(x, o), size, "nearest") for o in offsets)
+    return sum(share * part for share, part in zip(shares, parts, strict=True))
 
 
 def cues_of(image: Tensor, levels: int) -> list[Tensor]:
@@ -81,12 +85,16 @@ def cues_of(image: Tensor, levels: int) -> list[Tensor]:
 class Stream(nn.Module):
     """One modality's network: VGG-16 down, locality-sensitive steps up. (B, C, *S), cues -> scores (B, K, *S)."""
 
-    def __init__(self, dims: int, inputs: int, classes: int, widths: Sequence[int]) -> None:
+    def __init__(
+        self, dims: int, inputs: int, classes: int, widths: Sequence[int], output_stride: int
+    ) -> None:
         super().__init__()
-        self.encoder = VGG(dims, inputs, widths, norm="batch")
-        below = list(reversed(widths))
+        self.encoder = VGG(dims, inputs, widths, VGG16, norm="batch", output_stride=output_stride)
+        # One step up for each halving, to the channels that the stage of the next finer resolution has.
+        halvings = len({1, *self.encoder.strides}) - 1
+        outputs = [*reversed(widths[: halvings - 1]), widths[0]]
         self.deconvs = nn.ModuleList(
-            Deconv(dims, a, b) for a, b in zip(below, [*below[1:], below[-1]], strict=True)
+            Deconv(dims, a, b) for a, b in zip([widths[-1], *outputs], outputs, strict=False)
         )
         self.classify = plain_conv(dims, widths[0], classes, 1)
         kaiming(self)
@@ -103,6 +111,7 @@ class LSDeconvNet(nn.Module):
     """LS-DeconvNet on (B, in_channels, *S) -> logits (B, classes, *S).
 
     depth_channels: the last channels of the image, which go to the second network. widths: channels of VGG's stages.
+    output_stride: of VGG, 32, 16 or 8; below 32 its last poolings do not shrink and what follows is dilated.
     """
 
     def __init__(
@@ -112,15 +121,18 @@ class LSDeconvNet(nn.Module):
         classes: int,
         widths: Sequence[int] = WIDTHS,
         depth_channels: int = 1,
+        output_stride: int = 32,
     ) -> None:
         super().__init__()
         if in_channels > 1 and not 0 < depth_channels < in_channels:
             raise ValueError(f"depth_channels is {depth_channels} of {in_channels}; one is left for colour")
-        self.divisor = (2 ** len(widths),) * dims
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride is {output_stride}; it is 8, 16 or 32")
+        self.divisor = (output_stride,) * dims
         self.depth_channels = depth_channels if in_channels > 1 else 0
         colours, depths = in_channels - self.depth_channels, max(self.depth_channels, 1)
-        self.colour = Stream(dims, colours, classes, widths)
-        self.depth = Stream(dims, depths, classes, widths)
+        self.colour = Stream(dims, colours, classes, widths, output_stride)
+        self.depth = Stream(dims, depths, classes, widths, output_stride)
         self.gate = nn.Sequential(plain_conv(dims, 2 * classes, classes, 3), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor | Outputs:

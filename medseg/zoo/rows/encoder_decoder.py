@@ -315,7 +315,11 @@ ROWS = (
         at=f"{HOME}.ls_deconvnet:LSDeconvNet",
         needs=("depth",),
         aliases=("lsd-gf", "ls-deconv-net"),
-        sizes={"paper": {}, "small": {"widths": (8, 16, 32, 64, 64)}, "tiny": {"widths": (4, 6, 8, 8, 8)}},
+        sizes={
+            "paper": {},
+            "small": {"widths": (8, 16, 32, 64, 64), "output_stride": 8},
+            "tiny": {"widths": (4, 6, 8, 8, 8)},
+        },
     ),
     Card(
         name="pdv-net",

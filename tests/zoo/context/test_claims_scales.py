@@ -87,3 +87,19 @@ def test_overlapping_classes_have_a_mask_each() -> None:
 def test_scales_without_the_image_itself_are_refused() -> None:
     with pytest.raises(UserError, match="1 is among them"):
         build("hmsa", dims=2, in_channels=1, classes=2, scales=[0.5, 2.0])
+
+
+@pytest.mark.parametrize(("norm", "same"), [("group", True), ("batch", False)])
+def test_with_group_norms_both_scales_are_seen_as_in_training(norm: str, same: bool) -> None:
+    net = build("hmsa", dims=2, in_channels=1, classes=2, size="tiny", norm=norm)
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    noise = torch.randn(2, 1, 64, 64)  # its copy of half the size is half as noisy
+    trained = net.train()(noise).main
+    assert torch.allclose(trained, net.eval()(noise), atol=1e-4) == same
+
+
+def test_a_norm_that_hmsa_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match="norm is 'layer'; it is batch or group"):
+        build("hmsa", dims=2, in_channels=1, classes=2, norm="layer")

@@ -38,6 +38,16 @@ def test_unpooling_recovers_a_border_that_the_coarse_map_cannot_show(dims: int) 
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+def test_a_voxel_unlike_all_around_it_takes_from_those_around_it_and_not_nothing(dims: int) -> None:
+    fine, coarse = torch.zeros(1, 1, *(8,) * dims), torch.zeros(1, 1, *(4,) * dims)
+    place = (0, 0, *(3,) * dims)
+    fine[place] = 50.0  # metal in a scan
+    up = local_unpool(torch.full_like(coarse, 7.0), coarse, fine)
+    torch.testing.assert_close(up[place], torch.tensor(7.0))
+    assert torch.isfinite(up).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 def test_pooling_does_not_mix_what_lies_on_both_sides_of_a_border(dims: int) -> None:
     cues = halves(dims, 8, 4)
     x = torch.randn(1, 2, *(8,) * dims)
@@ -80,3 +90,20 @@ def test_depth_is_the_last_channel() -> None:
     assert net.depth.encoder.stages[0][0][0].in_channels == 1
     with pytest.raises(UserError, match="depth_channels is 4 of 4; one is left for colour"):
         build("ls-deconvnet", dims=2, in_channels=4, classes=2, size="tiny", depth_channels=4)
+
+
+@pytest.mark.parametrize(("stride", "steps"), [(32, 5), (8, 3)])
+def test_each_halving_of_the_network_below_gets_one_locality_sensitive_step_up(
+    stride: int, steps: int
+) -> None:
+    net = build("ls-deconvnet", dims=3, in_channels=2, classes=2, size="tiny", output_stride=stride).eval()
+    assert net.divisor == (stride,) * 3
+    assert len(net.colour.deconvs) == len(net.depth.deconvs) == steps
+    image = torch.randn(1, 2, 32, 32, 32)
+    assert net.colour.encoder(image[:, :1])[-1].shape[2:] == (32 // stride,) * 3
+    assert net(image).shape == (1, 2, 32, 32, 32)
+
+
+def test_strides_that_vgg_does_not_have_are_refused() -> None:
+    with pytest.raises(UserError, match="output_stride is 12; it is 8, 16 or 32"):
+        build("ls-deconvnet", dims=2, in_channels=2, classes=2, size="tiny", output_stride=12)
