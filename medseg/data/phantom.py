@@ -57,6 +57,8 @@ def make_cohort(folder: Path, phantom: Phantom, workers: int = 2) -> Path:
         return names[number]
 
     if missing:
+        for half in (folder / "dicom").glob(".part-*"):  # of a call that was killed
+            shutil.rmtree(half, ignore_errors=True)
         with open_executor(workers) as pool, Progress("phantom", len(missing), "patients") as bar:
             for name in pool.map(make, missing):
                 bar.advance(note=name)

@@ -180,6 +180,7 @@ def test_a_half_made_cohort_is_completed(cohort, tmp_path, monkeypatch):
     next((folder / "dicom" / names[1]).glob("*.dcm")).unlink()
     (folder / "labels" / f"{names[2]}.nii.gz").unlink()
     (folder / "manifest.csv").unlink()
+    (folder / "dicom" / ".part-of-a-killed-call").mkdir()
     made: list[str] = []
     real = phantom.make_patient
 
