@@ -11,6 +11,7 @@ Oracle: scikit-learn `KMeans`, and the exhaustive minimum of the squared distanc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,9 @@ class KMeans:
 
 def grouped(
     table: npt.NDArray[np.float32], clusters: int, starts: int = 10, sample: int = 20000, seed: int = 0
-) -> npt.NDArray[np.int64]:
+) -> npt.NDArray[np.int32]:
     """Cluster (N,) of each row of (N, F); fewer clusters where there are fewer distinct rows."""
     from sklearn.cluster import KMeans as Lloyd
-    from threadpoolctl import threadpool_limits
 
     table = np.ascontiguousarray(table)
     rows = (
@@ -79,6 +79,15 @@ def grouped(
     distinct = len(np.unique(part[:20000, 0]))
     if distinct < clusters:  # whole rows tell more apart, and take longer to sort
         distinct = len(np.unique(part[:20000], axis=0))
-    with threadpool_limits(1):
+    with thread_pools().limit(limits=1):
         model = Lloyd(min(clusters, distinct), n_init=starts, random_state=seed).fit(part)
-        return model.predict(table).astype(np.int64)
+        labels: npt.NDArray[np.int32] = model.predict(table)
+        return labels
+
+
+@lru_cache(maxsize=1)
+def thread_pools() -> Any:
+    """The thread pools of the libraries that are loaded: looking for them takes longer than grouping a photograph."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

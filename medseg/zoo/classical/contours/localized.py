@@ -70,6 +70,7 @@ def descended(
     from scipy import ndimage
 
     mu, step, iterations = settings
+    total = ndimage.uniform_filter(grey, window, mode="nearest")
     phi = np.where(start, np.float32(2), np.float32(-2))
     before = start
     for n in range(iterations):
@@ -80,8 +81,8 @@ def descended(
             if n and np.count_nonzero(before != inside) < 1e-4 * inside.size:
                 break
             before = inside
-        if n % 2 == 0:
-            within, without = local_means(grey, inside, window)
+        if n % 3 == 0:  # the means move more slowly than the outline
+            within, without = local_means(grey, inside, window, total)
             force = np.square(grey - without) - np.square(grey - within)
             force /= float(np.sqrt(np.square(force).mean())) + 1e-9
         delta = 1 / (np.pi * (1 + phi * phi))
@@ -90,12 +91,16 @@ def descended(
     return phi > 0
 
 
-def local_means(grey: Array, inside: npt.NDArray[np.bool_], window: Sequence[int]) -> tuple[Array, Array]:
-    """Means (*S) of the inside and of the outside within a box around every voxel; global ones where a side is absent."""
+def local_means(
+    grey: Array, inside: npt.NDArray[np.bool_], window: Sequence[int], total: Array
+) -> tuple[Array, Array]:
+    """Means (*S) of the inside and of the outside within a box around every voxel; global ones where a side is absent.
+
+    total: means of all voxels of the boxes.
+    """
     from scipy import ndimage
 
     share = ndimage.uniform_filter(inside.astype(np.float32), window, mode="nearest")
-    total = ndimage.uniform_filter(grey, window, mode="nearest")
     within = ndimage.uniform_filter(np.where(inside, grey, np.float32(0)), window, mode="nearest")
     least = 0.5 / float(np.prod(window))
     mean_in, mean_out = float(grey[inside].mean()), float(grey[~inside].mean())
