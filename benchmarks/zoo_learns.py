@@ -207,9 +207,12 @@ WIDER: dict[str, Any] = {"side": 64, "seconds": 900.0}
 """For networks with norms at a sixteenth or a thirty-second of the image: two voxels or one along a cube of 32."""
 LONGER: dict[str, Any] = {"steps": 300, "seconds": 900.0}
 """For networks without norms, whose papers start from trained weights, and for those that end in few channels."""
+BOTH: dict[str, Any] = {**WIDER, **LONGER}
+"""For networks without norms whose scores stand on an eighth of the image and look twelve voxels far there."""
 OWN: dict[tuple[str, int], dict[str, Any]] = {
+    ("attention-to-scale", 3): BOTH,
     ("cascade-net", 3): LONGER,
-    ("cnn-dense-crf", 3): LONGER,
+    ("cnn-dense-crf", 3): BOTH,
     ("crf-rnn", 3): LONGER,
     ("esa-net", 3): WIDER,
     ("ex-fuse", 3): WIDER,
