@@ -104,7 +104,8 @@ def in_words(plan: Plan, pipeline: Pipeline) -> str:
     patch = "x".join(str(n) for n in plan.patch_size)
     cost = plan.estimate
     steps = cost["train_minutes"] * 60 / max(cost["step_seconds"], 1e-9)
-    few = f"; only {steps:.0f} steps fit: a smaller system.size would learn more" if steps < FEW_STEPS else ""
+    cramped = steps < FEW_STEPS and pipeline.train.steps is None
+    few = f"; only {steps:.0f} steps fit: a smaller system.size would learn more" if cramped else ""
     return (
         f"{grid}, patches of {patch}, {plan.batch_size} a step; a step takes about "
         f"{cost['step_seconds']:.2g} s and {cost['train_ram_bytes'] / 1e9:.1f} GB, "

@@ -62,6 +62,16 @@ def test_the_plan_is_written_and_said_in_one_line(journey):
     assert 2.743 < low < high < 3.921  # boxes of 7 to 10 by 7 by 7 voxels of 8 mm3
 
 
+@pytest.mark.parametrize(("asked", "said"), [({"minutes": 0.5}, True), ({"steps": 5}, False)])
+def test_too_few_steps_for_the_time_are_said_unless_they_were_asked_for(journey, asked, said):
+    journey.plan()
+    plan = load_plan(journey.folder.plan)
+    cost = {**plan.estimate, "step_seconds": 6.0, "train_minutes": 0.5}
+    pipeline = Pipeline.model_validate({"name": "t", "system": {"name": "3d-u-net"}, "train": asked})
+    line = stage.in_words(plan.model_copy(update={"estimate": cost}), pipeline)
+    assert ("only 5 steps fit: a smaller system.size would learn more" in line) is said
+
+
 def test_a_classical_method_needs_no_labels(journey):
     for label in (journey.data / "labels").iterdir():
         label.unlink()
