@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -63,15 +64,19 @@ def part_prefix() -> str:
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Removes what killed processes left unfinished below `folder`, and their marks; returns how many files.
+    """Removes what killed processes left unfinished below `folder`, and their marks; returns how many files and folders.
 
-    Files of processes that still run stay: several jobs may write into one folder.
+    Those of processes that still run stay: several jobs may write into one folder.
     """
     count = 0
     for path in sorted(folder.rglob(f"{PART}*")):
-        if path.is_file() and _has_no_writer(path):
+        if path.is_symlink() or not path.exists() or not _has_no_writer(path):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
-            count += not path.name.endswith(AT_WORK)
+        count += not path.name.endswith(AT_WORK)
     return count
 
 

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.core.atomic import read_json, write_json, write_text, writing_failed
+from medseg.core.atomic import (
+    part_prefix,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+    writing_failed,
+)
 from medseg.core.errors import UserError
 from medseg.core.progress import Progress
 from medseg.core.segmentation import ClassInfo, Code, Segmentation
@@ -57,8 +64,7 @@ def make_cohort(folder: Path, phantom: Phantom, workers: int = 2) -> Path:
         return names[number]
 
     if missing:
-        for half in (folder / "dicom").glob(".part-*"):  # of a call that was killed
-            shutil.rmtree(half, ignore_errors=True)
+        remove_leftovers(folder)
         with open_executor(workers) as pool, Progress("phantom", len(missing), "patients") as bar:
             for name in pool.map(make, missing):
                 bar.advance(note=name)
@@ -135,7 +141,7 @@ def _write_series(scan: Scan, target: Path, name: str) -> None:
     )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+        part = Path(tempfile.mkdtemp(prefix=part_prefix(), dir=target.parent))
     except OSError as err:
         raise writing_failed(err, target) from err
     try:

@@ -130,6 +130,16 @@ def _parts(mask: Mask) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     return parts, np.bincount(parts.ravel())
 
 
+def _found(
+    labels: npt.NDArray[Any], regions: Mask | None, position: int, info: ClassInfo
+) -> tuple[npt.NDArray[Any], Mask] | None:
+    """The smallest box that holds a class, as a view to write into, and where the class is in it; None without any."""
+    target = labels if regions is None else regions[position]
+    whole = target == info.index if regions is None else target
+    box = box_of(whole)
+    return None if box is None else (target[box], whole[box])
+
+
 def _remove_small(
     labels: npt.NDArray[Any],
     regions: Mask | None,
@@ -138,18 +148,17 @@ def _remove_small(
     smallest: float,
     voxel_ml: float,
 ) -> str:
-    target = labels if regions is None else regions[position]
-    whole = target == info.index if regions is None else target
-    box = box_of(whole)
-    if box is None:
+    found = _found(labels, regions, position, info)
+    if found is None:
         return ""
-    parts, sizes = _parts(whole[box])
+    target, mask = found
+    parts, sizes = _parts(mask)
     # A part of exactly that volume stays, whatever the last bit of voxel_ml.
     small = sizes * voxel_ml < smallest * (1 - 1e-9)
     small[0] = False
     dropped = small[parts]
     count = int(np.count_nonzero(dropped))
-    target[box][dropped] = 0
+    target[dropped] = 0
     number = int(small.sum())
     return f"{info.name}: {number} parts below {smallest:g} ml were removed ({count} voxels)" if count else ""
 
@@ -161,15 +170,14 @@ def _keep_largest(
     info: ClassInfo,
     torn: list[str] | None = None,
 ) -> str:
-    target = labels if regions is None else regions[position]
-    whole = target == info.index if regions is None else target
-    box = box_of(whole)
-    if box is None:
+    found = _found(labels, regions, position, info)
+    if found is None:
         return ""
-    dropped = whole[box] & ~largest_part(whole[box])
+    target, mask = found
+    dropped = mask & ~largest_part(mask)
     count = int(np.count_nonzero(dropped))
-    share = count / int(np.count_nonzero(whole[box]))
-    target[box][dropped] = 0
+    share = count / int(np.count_nonzero(mask))
+    target[dropped] = 0
     if torn is not None and share > TORN:
         torn.append(
             f"{info.name} is one part, but was found in several: {100 * share:.0f} % of it lay outside the largest"
@@ -196,14 +204,13 @@ def _keep_largest_of_all(labels: npt.NDArray[Any], regions: Mask | None, classes
 def _fill_holes(labels: npt.NDArray[Any], regions: Mask | None, position: int, info: ClassInfo) -> str:
     from scipy.ndimage import binary_fill_holes
 
-    target = labels if regions is None else regions[position]
-    whole = target == info.index if regions is None else target
-    box = box_of(whole)
-    if box is None:
+    found = _found(labels, regions, position, info)
+    if found is None:
         return ""
-    holes = binary_fill_holes(whole[box]) & ~whole[box]
+    target, mask = found
+    holes = binary_fill_holes(mask) & ~mask
     if regions is None:
-        holes &= target[box] == 0
+        holes &= target == 0
     count = int(np.count_nonzero(holes))
-    target[box][holes] = info.index if regions is None else True
+    target[holes] = info.index if regions is None else True
     return f"{info.name}: {count} voxels of enclosed holes were filled" if count else ""

@@ -91,3 +91,20 @@ def test_a_number_that_another_process_has_now_does_not_keep_a_file(tmp_path: Pa
     part.write_text("half")
     os.utime(part, (1.0, 1.0))
     assert remove_leftovers(tmp_path) == 1
+
+
+def test_a_folder_that_a_killed_process_left_goes_with_all_in_it_and_that_of_a_running_one_stays(
+    tmp_path: Path,
+) -> None:
+    import os
+
+    from medseg.core.atomic import part_prefix, remove_leftovers
+
+    left, ours = tmp_path / "dicom" / f"{part_prefix()}left", tmp_path / "dicom" / f"{part_prefix()}ours"
+    for folder in (left, ours):
+        folder.mkdir(parents=True)
+        (folder / "0001.dcm").write_bytes(b"half")
+    os.utime(left, (1.0, 1.0))  # our number was another process's then
+    assert remove_leftovers(tmp_path) == 1
+    assert not left.exists()
+    assert (ours / "0001.dcm").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from medseg.config import Phantom
+from medseg.core.atomic import part_prefix
 from medseg.core.errors import UserError
 from medseg.data import phantom
 from medseg.data.ct_chest.chest import draw_chest
@@ -180,7 +182,9 @@ def test_a_half_made_cohort_is_completed(cohort, tmp_path, monkeypatch):
     next((folder / "dicom" / names[1]).glob("*.dcm")).unlink()
     (folder / "labels" / f"{names[2]}.nii.gz").unlink()
     (folder / "manifest.csv").unlink()
-    (folder / "dicom" / ".part-of-a-killed-call").mkdir()
+    left = folder / "dicom" / f"{part_prefix()}of-a-killed-call"
+    left.mkdir()
+    os.utime(left, (1.0, 1.0))
     made: list[str] = []
     real = phantom.make_patient
 

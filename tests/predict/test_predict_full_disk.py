@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from medseg.cli import _main
-from medseg.config import IntensityPlan, Plan, System
+from medseg.config import IntensityPlan, Plan, Predict, System
 from medseg.core import atomic
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo
-from medseg.model.folder import save_model
+from medseg.model.folder import load_model, save_model
+from medseg.predict.case import Predictor
 from medseg.predict.job import Job
 
 
@@ -87,8 +88,9 @@ def test_a_full_disk_stops_the_call_and_the_same_call_goes_on(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_fails_no_case_wherever_it_is_noticed(tmp_path: Path, number: int) -> None:
-    job = Job(None, tmp_path, None, "", 0)  # type: ignore[arg-type]
+def test_a_full_disk_fails_no_case_wherever_it_is_noticed(model: Path, tmp_path: Path, number: int) -> None:
+    settings = Predict()
+    job = Job(Predictor(load_model(model), settings), tmp_path, settings, "", 0)
     with pytest.raises(UserError, match="the disk is full"):
         job.fail("a", OSError(number, "full"))
     assert job.failed == {}
