@@ -20,9 +20,6 @@ from medseg.zoo.catalog import cards
 
 DIMS_OF_PATCH = "patch_size"
 
-BUSY = 0.85
-"""Below this share of its threads' time an entry was measured on a busy machine: fewer steps, slower figures."""
-
 
 def path_of(out: Path, data_set: str, system: str) -> Path:
     """Where an entry lies: OUT/<data set>/<system>.json."""

@@ -26,8 +26,11 @@ from medseg.jobs.executor import map_cases
 from medseg.jobs.lock import one_at_a_time
 from medseg.zoo.build import find
 
+SHARED = 20
+"""Times its minutes that an entry may take before its process is ended: other work may hold the processor meanwhile."""
+
 BESIDE_TRAINING_MINUTES = 20.0
-"""What an entry may take beside three times its minutes before its process is ended."""
+"""What it may take beside that."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,7 @@ class Wish:
     """What a call is to do. systems, data_sets: none means all. data: the folder the sets lie in.
 
     out: where entries are written; work: prepared cases and logs; workers: processes at once.
-    again: also entries whose key has not changed; retry: also entries that failed with this key, and those whose
-    process got less than `BUSY` of its threads.
+    again: also entries whose key has not changed; retry: also entries that failed with this key.
     """
 
     recipe: Recipe
@@ -85,14 +87,9 @@ def missing(wish: Wish) -> tuple[list[tuple[str, str, str]], int]:
         key = entries.key_of(wish.recipe, data_set, system)
         held = entries.read_entry(entries.path_of(wish.out, data_set, system))
         current = held is not None and held["key"] == key and not wish.again
-        if not current or (wish.retry and held is not None and deserves_another(held)):
+        if not current or (wish.retry and held is not None and held["state"] == "failed"):
             found.append((data_set, system, key))
     return found, len(asked) - len(found)
-
-
-def deserves_another(entry: dict[str, Any]) -> bool:
-    """Whether an entry failed, or was measured while other programs held the processor."""
-    return bool(entry["state"] == "failed" or entry.get("cpu_share", 1.0) < entries.BUSY)
 
 
 def run(wish: Wish) -> Done:
@@ -226,10 +223,10 @@ def measure_apart(job: Entry, wish: Wish, children: Children) -> dict[str, Any]:
     command = [sys.executable, "-m", "medseg.bench.one", str(given), str(result)]
     log = wish.work / "logs" / job.data_set / f"{job.system}.log"
     threads = wish.recipe.settings(job.data_set).get("compute", {}).get("cores", 1)
-    seconds = 60 * (3 * job.recipe.minutes + BESIDE_TRAINING_MINUTES)
+    seconds = 60 * (SHARED * job.recipe.minutes + BESIDE_TRAINING_MINUTES)
     code = children.finish(command, log, threads, seconds)
     if code is None:
-        return {"state": "failed", "error": "took more than three times its minutes and was ended"}
+        return {"state": "failed", "error": f"took more than {SHARED} times its minutes and was ended"}
     if not result.is_file():
         return {"state": "failed", "error": f"its process ended with {ending(code)}"}
     return dict(read_json(result))
@@ -239,7 +236,7 @@ def measure_apart(job: Entry, wish: Wish, children: Children) -> dict[str, Any]:
 
 PARAMS = ("data_set", "system", "size", "state", "key", "patch")
 COLUMNS = ("dice", "miou", "steps", "step_seconds", "image_seconds", "peak_ram_bytes", "parameters", "gflop",
-           "train_seconds", "cpu_share")  # fmt: skip
+           "train_seconds")  # fmt: skip
 
 
 def _memory(wish: Wish) -> Memory:

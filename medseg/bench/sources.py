@@ -27,11 +27,30 @@ def files_of(card: Card) -> tuple[Path, ...]:
 
 
 def digest_of(card: Card) -> str:
-    """Changes with any line of a system's code, not with where it lies."""
+    """Changes with any line of a system's code, not with where it lies, nor with what is only said of it."""
     digest = hashlib.sha256()
     for path in files_of(card):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        digest.update(path.name.encode() + b"\0" + code_of(path).encode())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def code_of(path: Path) -> str:
+    """The lines of a file that are carried out: without docstrings, comments on lines of their own and empty lines."""
+    text = path.read_text(encoding="utf-8")
+    said = {line for node in ast.walk(ast.parse(text)) for line in _docstring_lines(node)}
+    lines = ((number, line.rstrip()) for number, line in enumerate(text.splitlines(), 1))
+    return "\n".join(
+        line for number, line in lines if number not in said and line and not line.lstrip().startswith("#")
+    )
+
+
+def _docstring_lines(node: ast.AST) -> range:
+    """The lines of a string that stands alone: a docstring, or what is said of a constant below it."""
+    if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        return range(0)
+    is_text = isinstance(node.value.value, str)
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1) if is_text else range(0)
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bench.baselines import BASELINES
-from medseg.bench.entries import BUSY, dims_of, read_all, systems_for, why_not
+from medseg.bench.entries import dims_of, read_all, systems_for, why_not
 from medseg.bench.recipe import Recipe
 from medseg.core.atomic import write_json, write_text
 from medseg.zoo.catalog import cards
@@ -50,7 +50,7 @@ def page(recipe: Recipe, out: Path) -> str:
         "```",
         "",
         f"Every network of the catalog is trained from a random start by the one recipe of `configs/bench/{recipe.name}.yaml`:"
-        f" {recipe.minutes:g} minutes on one thread with the same cases, patches, loss, optimiser and seed, nothing tuned"
+        f" {recipe.minutes:g} minutes of one thread's own time with the same cases, patches, loss, optimiser and seed, nothing tuned"
         " for any of them. The tables say which mechanism gets somewhere in so short a time at so small a size. They do"
         " not say which is best after a night on a GPU, and ranks that lie close together are noise: one seed, few cases.",
         "",
@@ -59,8 +59,8 @@ def page(recipe: Recipe, out: Path) -> str:
         f"- above baselines: what lies between a system and the better of two baselines, in Dice or in mIoU, whichever is"
         f" less. learns: that is at least {recipe.margin:g}. The baselines, trained and scored on the same cases:"
         f" {'; '.join(f'`{name}` ({what})' for name, what in BASELINES.items())}.",
-        "- s/step: seconds of one optimiser step, waiting for data included. s/image: seconds to predict one whole case,"
-        " reading and preparing included. peak GB: largest resident memory of the entry's own process, libraries and"
+        "- s/step: processor seconds of one optimiser step, reading its batch included. s/image: those to predict one whole"
+        " case, reading and preparing included. peak GB: largest resident memory of the entry's own process, libraries and"
         " data included. GFLOP: one forward pass of one patch, a multiplication and an addition counting two.",
     ]
     for name in recipe.data_sets:
@@ -107,14 +107,6 @@ def _measured_on(recipe: Recipe, found: Mapping[str, Entry]) -> list[str]:
     if other:
         named = ", ".join(f"`{name}` {found[name]['minutes']:g}" for name in other)
         lines += ["", f"Trained for other minutes than the recipe's: {named}."]
-    slow = [n for n, e in found.items() if e.get("cpu_share", 1.0) < BUSY]
-    if slow:
-        named = ", ".join(f"`{name}` {found[name]['cpu_share']:.0%}" for name in slow)
-        lines += [
-            "",
-            f"Measured while other programs held the processor (share of its time that the entry got): {named}. "
-            "They took fewer steps than on an idle machine; `--retry` measures them again.",
-        ]
     return lines
 
 

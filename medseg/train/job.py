@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ class Job:
     """One training.
 
     train, val, unlabelled: case -> prepared case; the last for procedures. folder: where history and checkpoints go. device: cpu, cuda, cuda:N or mps.
-    cores: threads that compute. data_key: changes with the prepared cases.
+    cores: threads that compute. data_key: changes with the prepared cases. timer: by which `train.minutes` are counted.
     """
 
     system: System
@@ -49,6 +50,7 @@ class Job:
     device: str = "cpu"
     cores: int = 1
     data_key: str = ""
+    timer: Callable[[], float] = time.monotonic
 
     @property
     def sampling(self) -> Sampling:

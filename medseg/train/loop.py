@@ -96,7 +96,7 @@ class Training:
         self.average = Average(net, decay) if decay is not None else None
         self.procedure.begin(self._learning(objective))
         self.looker = Looker(job.val, job.plan, self.precision.autocast)
-        self.clock = Clock.of(self.settings)
+        self.clock = Clock.of(self.settings, job.timer)
         self.times = LookTimes.of(self.settings)
         if self.times.steps_between is not None:
             self.looker.limit_by_windows(self.times.steps_between)

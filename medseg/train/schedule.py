@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from medseg.config import Train
@@ -37,22 +38,24 @@ class Clock:
     """Where the training stands: steps done, seconds used over all its parts, and the share t of the whole.
 
     `reserved_seconds` of the minutes are kept for the last look at the validation cases. `minutes` and `steps` are the two ends of which the earlier counts. Time runs while `run()` was called and
-    `pause()` was not, so an interrupted and resumed training has as much time as an uncut one.
+    `pause()` was not, so an interrupted and resumed training has as much time as an uncut one. `timer` gives seconds:
+    of the wall, or of the processor where a training shares it with others.
     """
 
     minutes: float | None
     steps: int | None
     step: int = 0
     reserved_seconds: float = 0.0
+    timer: Callable[[], float] = time.monotonic
     _before: float = 0.0
     _since: float | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, settings: Train) -> Clock:
-        return cls(settings.minutes, settings.steps)
+    def of(cls, settings: Train, timer: Callable[[], float] = time.monotonic) -> Clock:
+        return cls(settings.minutes, settings.steps, timer=timer)
 
     def run(self) -> None:
-        self._since = time.monotonic()
+        self._since = self.timer()
 
     def pause(self) -> None:
         self._before = self.seconds
@@ -61,7 +64,7 @@ class Clock:
     @property
     def seconds(self) -> float:
         """Training time so far, earlier parts included."""
-        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
+        return self._before + (0.0 if self._since is None else self.timer() - self._since)
 
     @property
     def t(self) -> float:
@@ -78,7 +81,7 @@ class Clock:
         """Goes on where a checkpoint was written."""
         self.step, self._before = step, seconds
         if self._since is not None:
-            self._since = time.monotonic()
+            self._since = self.timer()
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medseg.bench.baselines import INTENSITY, MAJORITY, cells_of, fit_baseline
 from medseg.bench.recipe import Recipe, load_recipe
 from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import UserError
+from medseg.train.schedule import Clock
 
 SYSTEMS = ("u-net", "enet")
 
@@ -127,6 +129,18 @@ def test_the_key_follows_the_code_of_a_system_and_of_what_it_imports(
     assert before["u-net"] == after["u-net"]
 
 
+def test_words_about_the_code_are_no_part_of_it(tmp_path: Path) -> None:
+    from medseg.bench.sources import code_of
+
+    bare, told, other = (tmp_path / f"{name}.py" for name in ("bare", "told", "other"))
+    bare.write_text("WIDTH = 4\ndef double(x):\n    return 2 * x\n")
+    told.write_text(
+        '"""A file.\n\nOf two lines.\n"""\nWIDTH = 4\n"""Channels."""\n\n\n# doubles\ndef double(x):\n    """Twice."""\n    return 2 * x\n'
+    )
+    other.write_text('WIDTH = 4\ndef double(x):\n    """Twice."""\n    return 3 * x\n')
+    assert code_of(told) == code_of(bare) != code_of(other)
+
+
 def test_a_failing_system_is_an_entry_and_the_others_go_on(
     fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
 ) -> None:
@@ -142,16 +156,13 @@ def test_a_failing_system_is_an_entry_and_the_others_go_on(
     assert fake == ["linknet"]
 
 
-def test_what_was_measured_on_a_busy_machine_is_said_and_measured_again_on_request(
-    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
-) -> None:
-    run.run(wish(recipe, tmp_path, data))
-    path = tmp_path / "zoo" / "discs" / "u-net.json"
-    write_json(path, {**read_json(path), "cpu_share": 0.3})
-    assert "`u-net` 30%" in table.page(recipe, tmp_path / "zoo")
-    fake.clear()
-    run.run(wish(recipe, tmp_path, data, retry=True))
-    assert fake == ["u-net"]
+def test_minutes_are_the_process_own_so_that_other_work_takes_no_steps_from_an_entry() -> None:
+    own = iter((5.0, 35.0, 65.0))  # half a minute of its own, however long the wall's was, and another
+    clock = Clock(minutes=1.0, steps=None, timer=lambda: next(own))
+    clock.run()
+    assert clock.t == 0.5
+    assert clock.is_over
+    assert (one.timer_of("cpu"), one.timer_of("cuda")) == (time.process_time, time.monotonic)
 
 
 def test_shards_share_the_entries_out() -> None:
