@@ -6,11 +6,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from medseg.cli_door import SOME_FAILED
 from medseg.cli_tools import AS_JSON
+
+if TYPE_CHECKING:
+    from medseg.bench.coordinator import Done, Facts
 
 DATA = click.option(
     "--data", type=click.Path(path_type=Path), help="Folder with one folder a data set (or MEDSEG_DATA)."
@@ -67,7 +71,7 @@ def bench() -> None:
 @bench.command()
 @_shared("zoo")
 @click.option(
-    "--minutes", type=float, help="Training minutes of a system on a data set. Default: the recipe's, 2."
+    "--minutes", type=float, help="Training minutes of a system on a data set. Default: the recipe's."
 )
 @click.option(
     "--shard", metavar="I/N", help="Only every N-th entry, beginning with the I-th; for several machines."
@@ -80,10 +84,11 @@ def zoo(data: Path | None, systems: str | None, data_sets: str | None, minutes: 
         shard: str | None, workers: int, out: Path, work: Path, recipe: Path | None, overrides: tuple[str, ...],
         again: bool, retry: bool, no_track: bool, table: bool, as_json: bool) -> None:  # fmt: skip
     """Train every network of the catalog by one short recipe on the same data, and write the tables."""
+    from medseg.bench.coordinator import Wish
     from medseg.bench.recipe import load_recipe
-    from medseg.bench.run import Wish
+    from medseg.bench.run import line_of
     from medseg.bench.run import run as run_bench
-    from medseg.bench.table import text_of, write_page
+    from medseg.bench.table import write_page
 
     read = load_recipe(recipe, minutes, overrides)
     if table:
@@ -91,13 +96,7 @@ def zoo(data: Path | None, systems: str | None, data_sets: str | None, minutes: 
         return
     names = _names(systems), _names(data_sets)
     done = run_bench(Wish(read, out, work, data, *names, shard, workers, again, retry, not no_track))
-    page = write_page(load_recipe(recipe, None, overrides), out)
-    if as_json:
-        click.echo(json.dumps({**done.as_json(), "page": str(page)}))
-    else:
-        click.echo(f"{text_of(done.measured, done.failed)}\n{done.kept} entries kept, page {page}")
-    if done.failed:
-        sys.exit(SOME_FAILED)
+    _say_done(done, line_of, write_page(load_recipe(recipe, None, overrides), out), as_json)
 
 
 @bench.command()
@@ -108,17 +107,22 @@ def classical(data: Path | None, systems: str | None, data_sets: str | None, wor
               as_json: bool) -> None:  # fmt: skip
     """Run every classical method on the same images: quality, speed and memory, and write the tables."""
     from medseg.bench.classical.recipe import load_recipe
-    from medseg.bench.classical.run import Wish, line_of
+    from medseg.bench.classical.run import line_of
     from medseg.bench.classical.run import run as run_bench
     from medseg.bench.classical.table import write_page
+    from medseg.bench.coordinator import Wish
 
     read = load_recipe(recipe)
     if table:
         _say_page(write_page(read, out), as_json)
         return
     names = _names(systems), _names(data_sets)
-    done = run_bench(Wish(read, out, work, data, *names, workers, again, retry, not no_track))
-    page = write_page(read, out)
+    done = run_bench(Wish(read, out, work, data, *names, None, workers, again, retry, not no_track))
+    _say_done(done, line_of, write_page(read, out), as_json)
+
+
+def _say_done(done: Done, line_of: Callable[[Facts], str], page: Path, as_json: bool) -> None:
+    """What a call measured, and the exit code when something failed."""
     if as_json:
         click.echo(json.dumps({**done.as_json(), "page": str(page)}))
     else:

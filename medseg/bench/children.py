@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import Interrupted
 from medseg.core.progress import say
 
@@ -81,6 +84,22 @@ class Children:
         if self.stopped:
             raise Interrupted("the benchmark was asked to stop")
         return code
+
+    def ask(
+        self, module: str, job: Mapping[str, Any], folder: Path, log: Path, threads: int, seconds: float
+    ) -> tuple[dict[str, Any] | None, int | None]:
+        """Runs `python -m MODULE JOB.json RESULT.json` in a folder that exists meanwhile: what it wrote, None for
+        nothing, and its exit code as `finish` has it.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        given, result = folder / "job.json", folder / "result.json"
+        write_json(given, dict(job))
+        command = [sys.executable, "-m", module, str(given), str(result)]
+        code = self.finish(command, log, threads, seconds)
+        found = dict(read_json(result)) if result.is_file() else None
+        shutil.rmtree(folder, ignore_errors=True)
+        return found, code
 
 
 def ending(code: int) -> str:

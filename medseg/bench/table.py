@@ -199,14 +199,3 @@ def write_page(recipe: Recipe, out: Path) -> Path:
     if out.resolve() == (package.parents[1] / "docs" / "zoo").resolve():
         write_json(package / "bench_ranks.json", ranks(recipe, out))
     return target
-
-
-def text_of(measured: Sequence[Entry], failed: Sequence[Entry]) -> str:
-    """What a person reads after a call: a line an entry."""
-    lines = [
-        f"  {e['data_set']:<14} {e['system']:<22} Dice {e['dice']:.3f}  mIoU {e['miou']:.3f}  {e['steps']:>5} steps"
-        f"  {e['peak_ram_bytes'] / 1e9:.2f} GB"
-        for e in measured
-    ]
-    lines += [f"  {e['data_set']:<14} {e['system']:<22} failed: {e['error']}" for e in failed]
-    return "\n".join(lines)

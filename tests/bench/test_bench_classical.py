@@ -14,6 +14,7 @@ from medseg.bench.classical import fit, measure, run, table
 from medseg.bench.classical.images import Sample, block_means, drawn_chest, samples
 from medseg.bench.classical.recipe import ClassicalRecipe, load_recipe
 from medseg.bench.classical.rules import best_union, box_around, dots, inside, object_in, parted, prompt_for
+from medseg.bench.coordinator import Wish
 from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import UserError
 from medseg.metrics.boundaries import BoundaryCounts
@@ -83,9 +84,9 @@ def recipe(tmp_path: Path) -> ClassicalRecipe:
     return recipe_in(tmp_path)
 
 
-def wish(recipe: ClassicalRecipe, tmp_path: Path, data: Path | None, **options: object) -> run.Wish:
+def wish(recipe: ClassicalRecipe, tmp_path: Path, data: Path | None, **options: object) -> Wish:
     given = {"systems": METHODS, "data_sets": ("discs",), "track": False, **options}
-    return run.Wish(recipe, tmp_path / "classical", tmp_path / "work", data, **given)  # type: ignore[arg-type]
+    return Wish(recipe, tmp_path / "classical", tmp_path / "work", data, **given)  # type: ignore[arg-type]
 
 
 def facts(dice: float, **more: object) -> dict:
@@ -101,7 +102,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Entries without a process: the list says which methods were measured."""
     called: list[str] = []
 
-    def instead(job: run.Job, wish: run.Wish, children: object) -> dict:
+    def instead(wish: Wish, job: run.Job, children: object) -> dict:
         called.append(job.system)
         if job.system == "edge-kirsch":
             return {"state": "failed", "error": "RuntimeError: no | such <edge>"}
@@ -367,11 +368,11 @@ def test_a_call_is_a_run_in_mlflow_and_every_entry_a_run_below_it(
 
 def test_unknown_names_and_absent_data_are_said(recipe: ClassicalRecipe, tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match="did you mean threshold-otsu"):
-        run.missing(wish(recipe, tmp_path, data, systems=("threshold-otsuu",)))
+        run.run(wish(recipe, tmp_path, data, systems=("threshold-otsuu",)))
     with pytest.raises(UserError, match="did you mean discs"):
-        run.missing(wish(recipe, tmp_path, data, data_sets=("disc",)))
+        run.run(wish(recipe, tmp_path, data, data_sets=("disc",)))
     with pytest.raises(UserError, match="there is no folder 'discs'"):
-        run.missing(wish(recipe, tmp_path, tmp_path))
+        run.run(wish(recipe, tmp_path, tmp_path))
 
 
 def test_an_entry_in_its_own_process_and_one_that_takes_too_long(
@@ -384,7 +385,7 @@ def test_an_entry_in_its_own_process_and_one_that_takes_too_long(
     assert "scikit-image" in entry["machine"]
     hurried = wish(recipe_in(tmp_path, limit=1), tmp_path, data)
     job = run.Job("discs", "no-such-method", "key", data / "discs")
-    found = run.measure_apart(job, hurried, Children())
+    found = run.measure_apart(hurried, job, Children())
     assert found["state"] == "failed"
     assert "no-such-method" in found["error"] or "1 s of processor time" in found["error"]
 

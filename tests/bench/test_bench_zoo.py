@@ -14,6 +14,8 @@ from PIL import Image
 
 from medseg.bench import entries, one, run, table
 from medseg.bench.baselines import INTENSITY, MAJORITY, cells_of, fit_baseline
+from medseg.bench.children import Children
+from medseg.bench.coordinator import Wish
 from medseg.bench.recipe import Recipe, load_recipe
 from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import UserError
@@ -72,7 +74,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> list[st
     """Entries without a process: the list says which systems were measured."""
     called: list[str] = []
 
-    def instead(job: one.Entry, wish: run.Wish, children: object) -> dict:
+    def instead(wish: Wish, job: one.Entry, children: object) -> dict:
         called.append(job.system)
         if job.system == "linknet":
             return {"state": "failed", "error": "RuntimeError: no such layer"}
@@ -85,9 +87,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> list[st
     return called
 
 
-def wish(recipe: Recipe, tmp_path: Path, data: Path, **options: object) -> run.Wish:
+def wish(recipe: Recipe, tmp_path: Path, data: Path, **options: object) -> Wish:
     given = {"systems": SYSTEMS, "track": False, **options}
-    return run.Wish(recipe, tmp_path / "zoo", tmp_path / "work", data, **given)  # type: ignore[arg-type]
+    return Wish(recipe, tmp_path / "zoo", tmp_path / "work", data, **given)  # type: ignore[arg-type]
 
 
 def test_a_second_call_measures_nothing(fake: list[str], recipe: Recipe, tmp_path: Path, data: Path) -> None:
@@ -209,9 +211,9 @@ def test_the_page_ranks_by_dice_and_lists_what_was_not_run(
 
 def test_unknown_names_and_absent_data_are_said(recipe: Recipe, tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match="did you mean u-net"):
-        run.missing(wish(recipe, tmp_path, data, systems=("u-nett",)))
+        run.run(wish(recipe, tmp_path, data, systems=("u-nett",)))
     with pytest.raises(UserError, match="did you mean discs"):
-        run.missing(wish(recipe, tmp_path, data, data_sets=("disc",)))
+        run.run(wish(recipe, tmp_path, data, data_sets=("disc",)))
     with pytest.raises(UserError, match="there is no folder 'discs'"):
         run.run(wish(recipe, tmp_path, tmp_path))
 
@@ -224,7 +226,7 @@ def test_a_process_that_dies_is_a_failed_entry(
     dying.chmod(dying.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setattr(sys, "executable", str(dying))
     job = one.Entry(recipe, "discs", "u-net", "tiny", data / "discs", tmp_path / "work" / "discs", "key")
-    found = run.measure_apart(job, wish(recipe, tmp_path, data), run.Children())
+    found = run.measure_apart(wish(recipe, tmp_path, data), job, Children())
     assert found["state"] == "failed"
     assert "SIGKILL" in found["error"]
 
