@@ -13,5 +13,6 @@ test:     ## all tests
 check:    ## style and types
 	ruff check . && ruff format --check . && mypy
 
-docs:     ## pages that are printed from code
+docs:     ## pages that are printed from code, and what `medseg show` counts
 	python docs/render.py
+	python benchmarks/zoo_figures.py

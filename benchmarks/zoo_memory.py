@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medseg.bench.sources import digest_of
@@ -94,7 +95,17 @@ def one_step(card: Card, dims: int, size: str, device: str) -> tuple[Any, Any]:
 
 def counted(card: Card, dims: int, size: str) -> int:
     """Bytes of a step, added up without computing. Raises where a shape depends on the image."""
-    net, step = one_step(card, dims, size, "meta")
+    try:
+        return walked(card, dims, size, "meta")
+    except (RuntimeError, NotImplementedError):
+        # A constant on the CPU, or a layer that asks for the CPU's precision: tensors that only say they are there.
+        with FakeTensorMode():
+            return walked(card, dims, size, "cpu")
+
+
+def walked(card: Card, dims: int, size: str, device: str) -> int:
+    """Bytes of a step on a device that computes nothing."""
+    net, step = one_step(card, dims, size, device)
     live = LiveBytes()
     for tensor in (*net.parameters(), *net.buffers()):
         live.hold(tensor)

@@ -162,17 +162,25 @@ def say_status(out: Path, as_json: bool) -> None:
     from medseg.core.at_work import say_who_works, who_works
     from medseg.predict.manifest import states_of
 
-    counts, named = states_of(out)
-    working = who_works(out)
+    states, working = states_of(out), who_works(out)
+    counts, not_begun = states.counts, states.not_begun
     if as_json:
-        cases = [dict(zip(("case", "state", "reason"), row)) for row in named]
-        click.echo(json.dumps({"masks": str(out), "counts": counts, "at_work": working, "cases": cases}))
+        cases = [dict(zip(("case", "state", "reason"), row)) for row in states.named]
+        facts = {"masks": str(out), "counts": counts, "at_work": working, "cases": cases}
+        click.echo(json.dumps({**facts, "not_begun": not_begun}))
         return
     words = {"done": "done", "review": "to look at", "failed": "failed", "waiting": "waiting"}
+    if counts["left_out"]:
+        words["left_out"] = "left out"
     click.echo(", ".join(f"{counts[state]} {word}" for state, word in words.items()))
-    for case, state, reason in named:
+    for case, state, reason in states.named:
         click.echo(f"  {'needs review' if state == 'review' else state:<12} {case}: {reason}")
     call = "the same `medseg predict` call"
-    says = say_who_works(working, call) or (f"{call} goes on" if counts["waiting"] else "")
+    begun = counts["waiting"] - len(not_begun)
+    says = say_who_works(working, call) or (f"{call} goes on" if begun else "")
     if says:
         click.echo(says)
+    if not_begun:
+        click.echo(
+            f"{len(not_begun)} of the waiting are in no call yet: another share, or all without --trial"
+        )

@@ -69,15 +69,17 @@ def list_systems(dims: str | None, task: str | None, family: str | None, as_json
     "--input",
     "shape",
     metavar="B,C,...",
-    help="Count operations for this input. Default: 1,3,256,256 and 1,1,96,96,96.",
+    help="Count operations of one size for this input. Default: 1,3,256,256 and 1,1,96,96,96.",
 )
+@click.option("--size", help="The size to count. Default: with --input the one a pipeline gets, else all.")
 @AS_JSON
-def show(name: str, dims: str | None, shape: str | None, as_json: bool) -> None:
+def show(name: str, dims: str | None, shape: str | None, size: str | None, as_json: bool) -> None:
     """One system's card: paper, arguments with defaults, sizes, parameters, operations, rank in the bench."""
-    from medseg.zoo.describe import describe, text_of
+    from medseg.zoo.card_text import text_of
+    from medseg.zoo.describe import describe
     from medseg.zoo.effort import parse_input
 
-    facts = describe(name, int(dims) if dims else None, parse_input(shape) if shape else None)
+    facts = describe(name, int(dims) if dims else None, parse_input(shape) if shape else None, size)
     click.echo(json.dumps(facts) if as_json else text_of(facts))
 
 

@@ -13,6 +13,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, field_validator, mode
 from medseg.config_types import (
     BatchSetting,
     BeyondImage,
+    DisagreementSetting,
     EmaSetting,
     FlipsSetting,
     GuidedFilterSetting,
@@ -30,6 +31,7 @@ from medseg.config_types import IntensityPlan as IntensityPlan
 from medseg.config_types import PatientWords as PatientWords
 from medseg.config_types import Plan as Plan
 from medseg.config_types import Section as Section
+from medseg.config_types import System as System
 
 # --- data ---------------------------------------------------------------------------------------------------------
 
@@ -205,20 +207,6 @@ class Ingest(Section):
     margin: MarginSetting = 0
 
 
-class System(Section):
-    """Which system of the zoo, in which size."""
-
-    name: str = Field(description="a name of `medseg list`")
-    size: str = Field("paper", description="a size of its row: tiny, small, paper ...")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict, description="arguments that override those of the size"
-    )
-
-    @property
-    def slug(self) -> str:
-        return self.name if self.size == "paper" else f"{self.name}-{self.size}"
-
-
 def _one_or_more(value: Any) -> Any:
     """Accepts `2` and "0,2" for lists of folds."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -369,6 +357,7 @@ class Predict(Section):
         "auto", description="auto: what cross-validation chose and the model folder holds; none: leave it out"
     )
     guided_filter: GuidedFilterSetting = "auto"
+    disagreement: DisagreementSetting = "auto"
     prompt: PromptSetting = None
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 
 class Section(BaseModel):
@@ -21,6 +29,45 @@ PatientWords = Annotated[
         description="how many words of a case name tell the patient, where no table does: 1 for P01_scan2, words end at _ - . or space",
     ),
 ]
+
+
+# --- the system ---------------------------------------------------------------------------------------------------
+
+ConfigurationSetting = Annotated[
+    Literal["full", "lowres", "cascade", "2d"],
+    Field(
+        description="what the network sees, as nnU-Net names it: full: patches of the grid; lowres: a grid so coarse that a patch sees a quarter of the case; cascade: full, with the masks of lowres as channels; 2d: slices across the coarsest axis"
+    ),
+]
+
+
+class System(Section):
+    """Which system of the zoo, in which size."""
+
+    name: str = Field(description="a name of `medseg list`")
+    size: str = Field("paper", description="a size of its row: tiny, small, paper ...")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="arguments that override those of the size"
+    )
+    configuration: ConfigurationSetting = "full"
+
+    @property
+    def slug(self) -> str:
+        """The name of its folder: name, size and configuration as far as they are not the usual ones."""
+        unusual = [self.size] if self.size != "paper" else []
+        return "-".join(
+            [self.name, *unusual, *([self.configuration] if self.configuration != "full" else [])]
+        )
+
+    # A configuration that says nothing new is left out of what runs are recognised by: those of earlier versions go on.
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        return {key: value for key, value in found.items() if (key, value) != ("configuration", "full")}
+
+    def __repr_args__(self) -> Any:
+        return [pair for pair in super().__repr_args__() if pair != ("configuration", "full")]
 
 
 # --- what a run may use -------------------------------------------------------------------------------------------
@@ -155,9 +202,7 @@ MergeSetting = Annotated[
 
 PairsSetting = Annotated[
     bool,
-    Field(
-        description="several systems over folds: the mean of each two that see the same windows is scored and chosen from, too"
-    ),
+    Field(description="several systems over folds: the mean of each two is scored and chosen from, too"),
 ]
 
 
@@ -219,6 +264,13 @@ SmallestPartSetting = Annotated[
     dict[str, Annotated[float, Field(gt=0)]],
     Field(
         description="class -> ml: connected parts of it that are smaller are removed, {liver: 5}",
+    ),
+]
+
+DisagreementSetting = Annotated[
+    Literal["auto", "mirrors", "dropout"],
+    Field(
+        description="what is compared for the disagreement beside a mask: auto: an ensemble's members; mirrors: the copies of predict.flips; dropout: passes of the network with its dropout on (slower, engine torch)"
     ),
 ]
 

@@ -2,8 +2,9 @@
 
 nnU-Net chooses among its configurations and all pairs of them (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z).
 Here the folder `systems/A+B` holds, for every fold, a model folder of both systems' trainings on it, which predicts and
-is scored like any other; what is averaged says `predict.ensemble`. A pair costs what both systems cost, so that in a
-tie the cheaper single system is chosen.
+is scored like any other. Systems that see the same windows are averaged as `predict.ensemble` says, others (2D and 3D,
+coarse and fine) as probabilities on the case's own grid. A pair costs what both systems cost, so that in a tie the
+cheaper single system is chosen.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any
 
 import medseg
-from medseg import cross_validation, mean_of_two
-from medseg.config import Pipeline
+from medseg import cross_validation, mean_of_two, two_stages
+from medseg.config import Pipeline, System
 from medseg.config_file import load_pipeline, save_pipeline
 from medseg.core.at_work import at_work
 from medseg.core.atomic import remove_leftovers
@@ -69,6 +69,7 @@ def run(
     """
     check_names(pipeline)
     mean_of_two.refuse_alone(pipeline)
+    two_stages.refuse_alone(pipeline)
     if pipeline.train.several:
         cross_validation.refuse_contradictions(pipeline)
     # What the data set says of its classes, ignore value and channels counts in every room.
@@ -163,23 +164,29 @@ def _journey(walk: Walk, steps: Sequence[str]) -> Iterator[Leg]:
         for step in steps:
             yield from (_leg(step, one, folder) for one, folder in _places(walk, step))
         return
-    shared = [step for step in ("check", "plan", "ingest") if step in steps]
-    for step in shared:
-        for one, folder in _places(walk, step):
-            if step == "check":
-                yield _leg(step, one, folder)
-            else:
-                cross_validation.prepare(folder)
-                yield _leg(step, cross_validation.plain(one), folder.pooled)
-    for one, folder in _places(walk, "train"):
-        yield from _trainings(one, folder, steps)
-        if "score" in steps:
-            yield from _joining(one, folder)
+    if "check" in steps:
+        yield from (_leg("check", one, folder) for one, folder in _places(walk, "check"))
+    for systems in two_stages.in_turns(walk.pipeline) if set(steps) - set(ONCE) else []:
+        if two_stages.must_wait(walk.pipeline, systems, walk.folder):
+            return
+        yield from _crossed(walk, systems, steps)
     if "score" in steps and len(walk.pipeline.systems) > 1:
         yield from _means(walk)
         yield _leg("choose", walk.pipeline, walk.folder)
     if "report" in steps:
         yield _leg("report", walk.pipeline, walk.folder)
+
+
+def _crossed(walk: Walk, systems: Sequence[System], steps: Sequence[str]) -> Iterator[Leg]:
+    """The cross-validation of systems that wait for nothing: what their trainings share, then each training."""
+    for step in [step for step in ("plan", "ingest") if step in steps]:
+        for one, folder in _places(walk, step, systems):
+            cross_validation.prepare(folder)
+            yield _leg(step, cross_validation.plain(one), folder.pooled)
+    for one, folder in _places(walk, "train", systems):
+        yield from _trainings(one, folder, steps)
+        if "score" in steps:
+            yield from _joining(one, folder)
 
 
 def _trainings(pipeline: Pipeline, base: RunFolder, steps: Sequence[str]) -> Iterator[Leg]:
@@ -220,14 +227,17 @@ def _joining(pipeline: Pipeline, base: RunFolder) -> Iterator[Leg]:
         yield _leg("score", pipeline, base)
 
 
-def _places(walk: Walk, step: str) -> list[tuple[Pipeline, RunFolder]]:
-    """The settings and folder(s) a step is taken with: one, or one a system of a comparison."""
+def _places(walk: Walk, step: str, some: Sequence[System] | None = None) -> list[tuple[Pipeline, RunFolder]]:
+    """The settings and folder(s) a step is taken with: one, or one a system of a comparison, or of `some` of them."""
     systems = walk.pipeline.systems
     if len(systems) == 1:
         return [(walk.pipeline.for_system(systems[0]), walk.folder)]
     if step in ONCE:
         return [(walk.pipeline, walk.folder)]
-    return [(walk.pipeline.for_system(s), walk.folder.system(s.slug)) for s in systems]
+    return [
+        (two_stages.settings_of(walk.pipeline, s, walk.folder), walk.folder.system(s.slug))
+        for s in (systems if some is None else some)
+    ]
 
 
 def _shared(walk: Walk, folder: RunFolder) -> AbstractContextManager[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from medseg.core.run import Result, RunFolder
 
 if TYPE_CHECKING:
     from medseg.ingest.previous import Mask
+    from medseg.ingest.spread import Order
+    from medseg.jobs.executor import Outcome
 
 KEYS = ("data", "ingest", "system", "predict")
 READS = ("cases", "plan")
@@ -72,11 +74,9 @@ def prepare_all(
     rows: Sequence[Any],
     skipped: dict[str, str],
 ) -> Result:
-    """Prepares `rows` in threads; a failing case is named and the others go on."""
-    from threadpoolctl import threadpool_limits
-
+    """Prepares `rows` in threads or by the workers of `compute.cluster`; a failing case is named, the others go on."""
     from medseg.ingest.cache import plan_key, prepared_folder, remove_leftovers
-    from medseg.jobs.executor import map_cases
+    from medseg.ingest.spread import Order
 
     masks = earlier_masks(pipeline, plan, rows)
     earlier = (
@@ -87,19 +87,11 @@ def prepare_all(
     remove_leftovers(place)
     made: dict[str, str] = {}
     failed: dict[str, str] = {}
-    # One thread a case: matrix products that start threads of their own would only wait for each other.
-    with threadpool_limits(1):
-        for outcome in map_cases(
-            lambda row: prepare_case(row, pipeline, plan, cohort.classes, place, key, masks.get(row.case)),
-            rows,
-            "ingest",
-            workers=_workers(pipeline, plan),
-            name=lambda row: f"case {row.case}",
-        ):
-            if outcome.error is None:
-                made[outcome.item.case] = str(outcome.value)
-            else:
-                failed[outcome.item.case] = outcome.reason
+    for outcome in _outcomes(Order(pipeline, plan, tuple(cohort.classes), place, key), rows, masks):
+        if outcome.error is None:
+            made[outcome.item.case] = str(outcome.value)
+        else:
+            failed[outcome.item.case] = outcome.reason
     if not made:
         raise UserError(
             f"not one of {len(rows)} cases could be prepared",
@@ -112,6 +104,28 @@ def prepare_all(
     line = f"{len(made)} cases prepared ({fresh} new, {len(made) - fresh} kept), {size / 1e6:.0f} MB"
     details = {"key": key, "bytes": size, "new": fresh, "kept": len(made) - fresh}
     return Result("ingest", line, len(made), failed, skipped, details=details)
+
+
+def _outcomes(order: Order, rows: Sequence[Any], masks: dict[str, Mask]) -> Iterator[Outcome[Any, str]]:
+    """What became of each row, as they are done."""
+    from threadpoolctl import threadpool_limits
+
+    from medseg.ingest.spread import by_workers
+    from medseg.jobs.executor import map_cases
+
+    workers = _workers(order.pipeline, order.plan)
+    if order.pipeline.compute.cluster.kind != "none":
+        yield from by_workers(order, rows, masks, workers)
+        return
+    # One thread a case: matrix products that start threads of their own would only wait for each other.
+    with threadpool_limits(1):
+        yield from map_cases(
+            lambda row: prepare_case(row, order, masks.get(row.case)),
+            rows,
+            "ingest",
+            workers=workers,
+            name=lambda row: f"case {row.case}",
+        )
 
 
 def earlier_masks(pipeline: Pipeline, plan: Plan, rows: Sequence[Any]) -> dict[str, Mask]:
@@ -133,30 +147,23 @@ def earlier_masks(pipeline: Pipeline, plan: Plan, rows: Sequence[Any]) -> dict[s
     return masks
 
 
-def prepare_case(
-    row: Any,
-    pipeline: Pipeline,
-    plan: Plan,
-    classes: Sequence[Any],
-    place: Path,
-    key: str,
-    mask: Mask | None = None,
-) -> str:
+def prepare_case(row: Any, order: Order, mask: Mask | None = None) -> str:
     """Prepares one case unless it is current; returns "made" or "kept". mask: of a cascade's earlier stage."""
     from medseg.data.cohort import open_case
     from medseg.ingest import cache
     from medseg.ingest.prepare import prepare_image, prepare_target
     from medseg.io.doors import content_hash
 
+    plan = order.plan
     with about(row.case, "preparing"):
         content = content_hash([Path(name) for name in row.files])
         earlier = "" if mask is None else f" {content_hash([mask.path])}"
         facts_of_row = f"{content} {row.values} {row.rest_is_background} {row.known}{earlier}"
-        case_key = cache.case_key(key, facts_of_row)
-        target_path = place / row.case
+        case_key = cache.case_key(order.key, facts_of_row)
+        target_path = order.place / row.case
         if cache.is_current(target_path, case_key):
             return "kept"
-        case = open_case(row, pipeline.data, classes)
+        case = open_case(row, order.pipeline.data, order.classes)
         prepared = prepare_image(case.image(), plan)
         target = prepare_target(case.label(), prepared, plan)
         if mask is not None and plan.previous is not None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from medseg.core.errors import UserError
 from medseg.core.run import Result
 
-STATES = ("waiting", "done", "failed", "skipped", "review")
-PLAIN = ("waiting", "done")
+STATES = ("listed", "waiting", "done", "failed", "skipped", "review")
+"""listed: a case of the input that no call has begun; waiting: begun, and nothing became of it yet."""
+
+PLAIN = ("listed", "waiting", "done")
 """States that say nothing a person has to know of a case."""
 
 _TABLES = """
@@ -41,6 +43,20 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
             connection.close()
 
 
+def list_input(path: Path, step: str, system: str, cases: Iterable[str], left_out: Mapping[str, str]) -> None:
+    """Notes all cases that there are, whoever will do them, and what is no case with the reason.
+
+    What the journal knows of a case already stays, unless it was left out before.
+    """
+    now = time.time()
+    with _open(path) as db:
+        rows = [(step, system, case, "listed", "", now) for case in cases]
+        again = "ON CONFLICT DO UPDATE SET state = 'listed', reason = '', at = excluded.at WHERE state = 'skipped'"
+        db.executemany(f"INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?) {again}", rows)
+        rows = [(step, system, case, "skipped", reason, now) for case, reason in left_out.items()]
+        db.executemany("INSERT OR REPLACE INTO outcome VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
 def begin(path: Path, step: str, system: str, cases: Iterable[str]) -> None:
     """Notes the cases that are to be done; what the journal knows of others stays."""
     now = time.time()
@@ -67,7 +83,8 @@ def record(path: Path, system: str, result: Result, noted: bool = False) -> None
     with _open(path) as db:
         mine = "step = ? AND system = ?", (result.step, system)
         if not noted:
-            db.execute(f"DELETE FROM outcome WHERE {mine[0]} AND state NOT IN ('waiting', 'done')", mine[1])
+            kept = "'listed', 'waiting', 'done'"
+            db.execute(f"DELETE FROM outcome WHERE {mine[0]} AND state NOT IN ({kept})", mine[1])
         db.execute(f"UPDATE outcome SET state = 'done' WHERE {mine[0]} AND state = 'waiting'", mine[1])
         for state, cases in (
             ("failed", result.failed),

@@ -1,8 +1,9 @@
 """A model folder of several members whose outputs are averaged.
 
 `model.json` (kind: ensemble) names the members; each lies in a folder of its own below, a complete model folder.
-Members may be different trainings or different systems, as long as they see the same windows of the same grid and know
-the same classes.
+Members may be different trainings or different systems, as long as they know the same classes. Those that see the same
+windows of the same grid are one configuration, averaged window by window; the means of several configurations are
+averaged on the case's own grid (`Model.parts`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,11 @@ if TYPE_CHECKING:
 
 SAME = ("dims", "in_channels", "out_channels", "overlapping", "background", "spacing_mm", "intensity", "crop",
         "image_order", "patch_size", "margin", "mirror_axes", "swap_sides", "flips", "guided_filter", "previous")  # fmt: skip
-"""What of the plans has to agree: it decides what the networks see, and what their channels mean."""
+"""What of the plans agrees within a configuration: it decides what the networks see."""
+
+COMMON = ("dims", "out_channels", "overlapping", "background", "crop", "guided_filter")
+"""What of the plans has to agree in any ensemble: what the channels mean, which box of a case is looked at, what is
+done with the mask."""
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,79}")
 """Names that members may have: they become folders."""
@@ -122,26 +128,48 @@ def require_alike(members: Mapping[str, Mapping[str, Any]]) -> None:
     faults = [
         f"{key}: {first} has {_short(left)}, {name} has {_short(right)}"
         for name, theirs in rest
-        for key, left, right in _differences(ours, theirs)
+        for key, left, right in _differences(ours, theirs, COMMON)
     ]
     if faults:
         raise UserError(
             f"{len(members)} models cannot be averaged: they differ in {len(faults)} thing{'s' * (len(faults) > 1)}",
             "ensemble",
-            "members have to know the same classes and see the same windows of the same grid; train them on one plan",
+            "members have to know the same classes and take the same images",
             faults[:12],
         )
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def configurations_of(members: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The names of members in groups that see the same windows of the same grid."""
+    groups: list[list[str]] = []
+    for name, facts in members.items():
+        fitting = (group for group in groups if not _differences(members[group[0]], facts, SAME))
+        group = next(fitting, None)
+        if group is None:
+            groups.append([name])
+        else:
+            group.append(name)
+    return groups
+
+
+def _differences(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Sequence[str]
+) -> list[tuple[str, Any, Any]]:
     sides = [
         {
             "classes": [f"{c['name']} ({c['index']})" for c in facts["classes"]],
-            **{key: facts["plan"].get(key, _default(key)) for key in SAME},
+            "image channels": _image_channels(facts["plan"]),
+            **{key: facts["plan"].get(key, _default(key)) for key in keys},
         }
         for facts in (ours, theirs)
     ]
     return [(key, sides[0][key], sides[1][key]) for key in sides[0] if sides[0][key] != sides[1][key]]
+
+
+def _image_channels(plan: Mapping[str, Any]) -> int:
+    """Channels of the image alone, without the masks of an earlier stage."""
+    previous = plan.get("previous")
+    return int(plan["in_channels"]) - (len(previous["classes"]) if previous else 0)
 
 
 def _default(key: str) -> Any:
@@ -193,27 +221,35 @@ def facts_of(folders: Sequence[Path]) -> dict[str, Any]:
 
 def assemble(facts: Mapping[str, Any], members: Mapping[str, Path], device: str, where: str) -> Model:
     """Loads every member; the network of the model holds them as `members`."""
-    from medseg.model.members import Members
-
-    nets: list[nn.Module] = []
-    previous: Model | None = None
-    for name, path in members.items():
-        member = load_model(path, device)
+    loaded = {name: load_model(path, device) for name, path in members.items()}
+    for name, member in loaded.items():
         if member.net is None:
             raise UserError(f"{name} has no network", where)
-        nets.append(member.net)
-        previous = previous or member.previous  # one and the same for all: their plans agree on it
-    plan = read_plan(facts, where)
-    return Model(
-        Members(nets).eval(),
-        None,
-        plan,
-        read_classes(facts, where),
-        read_system(facts, where),
-        str(facts["hash"]),
-        facts,
-        previous,
+    groups = configurations_of({name: member.facts for name, member in loaded.items()})
+    parts = [[loaded[name] for name in group] for group in groups]
+    first = next(iter(loaded.values()))
+    return replace(
+        first,
+        net=_mean_of(list(loaded.values())),
+        plan=read_plan(facts, where),
+        classes=read_classes(facts, where),
+        system=read_system(facts, where),
+        hash=str(facts["hash"]),
+        facts=facts,
+        previous=first.previous if len(parts) == 1 else None,
+        parts=tuple(_as_one(models) for models in parts) if len(parts) > 1 else (),
     )
+
+
+def _as_one(models: Sequence[Model]) -> Model:
+    """The models of one configuration as one; one alone stays as it is."""
+    return models[0] if len(models) == 1 else replace(models[0], net=_mean_of(models))
+
+
+def _mean_of(models: Sequence[Model]) -> nn.Module:
+    from medseg.model.members import Members
+
+    return Members([model.net for model in models if model.net is not None]).eval()
 
 
 def copy_ensemble(source: Path, facts: Mapping[str, Any], target: Path) -> None:

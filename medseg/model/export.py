@@ -42,6 +42,12 @@ def export_model(folder: Path, form: str, out: Path) -> dict[str, Any]:
             str(folder),
             "predict with medseg, or export a model of one stage",
         )
+    if model.parts:
+        raise UserError(
+            f"is the mean of {len(model.parts)} configurations, which see different windows of different grids",
+            str(folder),
+            "predict with medseg, or export one of its members",
+        )
     window = window_of(model.net, model.plan.in_channels, model.plan.patch_size)
     with new_folder(out) as part:
         run = _WRITERS[form](model, window, part)

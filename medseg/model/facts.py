@@ -135,6 +135,7 @@ def read_plan(facts: Mapping[str, Any], where: str) -> Plan:
 def read_system(facts: Mapping[str, Any], where: str) -> System:
     """The system stored in model.json; UserError where the catalog means other numbers by its size by now."""
     stored = {key: facts["system"].get(key) for key in ("name", "size", "arguments")}
+    stored["configuration"] = facts["system"].get("configuration", "full")
     system: System = validate(System, Source(stored), where)
     if "size_arguments" in facts["system"]:
         _require_size(system, facts["system"]["size_arguments"], where)

@@ -53,6 +53,8 @@ class Model:
 
     net: the network in eval mode, or None; classical: the classical method, or None; exactly one of them is there.
     plan, classes, system: as trained. hash: what results name. facts: model.json. previous: a cascade's first stage.
+    parts: of an ensemble whose members see different windows one model a configuration, to be averaged on the case's
+    grid; empty for all others.
     """
 
     net: nn.Module | None
@@ -63,6 +65,7 @@ class Model:
     hash: str
     facts: Mapping[str, Any]
     previous: Model | None = None
+    parts: tuple[Model, ...] = ()
 
 
 def save_model(
@@ -136,37 +139,32 @@ def load_model(folder: Path, device: str = "cpu") -> Model:
             names = {number: info.name for number, info in enumerate(read_classes(facts, where), 1)}
             classical.restore(_read_arrays(folder / WEIGHTS_FILE), names)
     else:
-        net, classical = _in_frame(facts, _with_weights(facts, plan, system, folder / WEIGHTS_FILE)), None
+        from medseg.model.turned import in_frame
+
+        net, classical = in_frame(facts, _with_weights(facts, plan, system, folder / WEIGHTS_FILE)), None
         net = net.to(device).eval()
     classes, previous = read_classes(facts, where), cascade.load_previous(folder, facts, device)
     return Model(net, classical, plan, classes, system, facts["hash"], facts, previous)
 
 
-def _in_frame(facts: Mapping[str, Any], net: nn.Module) -> nn.Module:
-    """The network with the axes turned on which it was trained the other way (imported models)."""
-    turned = facts.get("frame", {}).get("turned", [])
-    if not turned:
-        return net
-    from medseg.model.turned import Turned
-
-    return Turned(net, [int(axis) for axis in turned])
-
-
 def build_system(system: System, plan: Plan) -> Any:
     """The system of a plan, freshly made: a network with random weights or a classical method.
 
-    What the plan decided about the topology counts, unless the pipeline file says otherwise.
+    What the plan decided about the topology counts, unless the pipeline file says otherwise. `slices` among it is the
+    axis across which a 2D network is given the slices of volumes.
     """
     from medseg.zoo.build import build
 
-    return build(
-        system.name,
-        dims=plan.dims,
-        in_channels=plan.in_channels,
-        classes=plan.out_channels,
-        size=system.size,
-        **{**plan.topology, **system.arguments},
-    )
+    arguments = {**plan.topology, **system.arguments}
+    axis = arguments.pop("slices", None)
+    channels = {"in_channels": plan.in_channels, "classes": plan.out_channels}
+    dims = plan.dims if axis is None else 2
+    found = build(system.name, dims=dims, size=system.size, **channels, **arguments)
+    if axis is None:
+        return found
+    from medseg.model.sliced import sliced
+
+    return sliced(found, axis, system.name)
 
 
 def copy_model(source: Path, target: Path) -> dict[str, Any]:
@@ -203,7 +201,9 @@ def _system_facts(system: System, plan: Plan) -> dict[str, Any]:
     from medseg.zoo.build import find
 
     card = find(system.name)
+    unusual = {"configuration": system.configuration} if system.configuration != "full" else {}
     return {
+        **unusual,
         "name": card.name,
         "size": system.size,
         "arguments": dict(system.arguments),

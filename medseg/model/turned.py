@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+
+def in_frame(facts: Mapping[str, Any], net: nn.Module) -> nn.Module:
+    """The network of a model.json with the axes turned on which it was trained the other way (imported models)."""
+    turned = facts.get("frame", {}).get("turned", [])
+    return Turned(net, [int(axis) for axis in turned]) if turned else net
 
 
 class Turned(nn.Module):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from medseg.config import Pipeline, Plan
+from medseg.config import Pipeline, Plan, System
 from medseg.config_types import GuidedFilter, Previous
 from medseg.core.errors import UserError
 from medseg.core.machine import Device, choose_device, cores, parse_bytes, ram_available_bytes
 from medseg.core.segmentation import ClassInfo
 from medseg.ingest.previous import read_previous
 from medseg.plan import grids
+from medseg.plan.configurations import coarser_grid, patch_share, require_coarser, slice_axis, without
 from medseg.plan.cost import BACKWARD, OTHER_WORK, NetworkCost, count_network, measured_flops
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.intensities import decide_intensity
@@ -30,6 +33,25 @@ def decide(pipeline: Pipeline, cohort: Any, fingerprint: Fingerprint, card: Any)
     facts, reasons = _data_facts(pipeline, cohort, fingerprint, on_gpu, is_planned(card.name))
     shape = prepared_shape(fingerprint, facts["spacing_mm"], facts["crop"])
     net_facts, net_reasons, cost = _network_facts(pipeline, facts, shape, fingerprint.total, device)
+
+    def patch_of(spacing: list[float], size: list[float]) -> list[int]:
+        if not isinstance(pipeline.train.patch_size, str):
+            return pipeline.train.patch_size
+        there = {**facts, "spacing_mm": spacing}
+        return list(_proposed(pipeline, there, size, fingerprint.total, device)[0]["patch_size"])
+
+    if pipeline.only_system.configuration == "lowres":
+        coarse = require_coarser(facts["spacing_mm"], shape, patch_of)
+        reasons["spacing_mm"] = (
+            f"lowres: a patch sees a quarter of the case; {reasons['spacing_mm']} at first"
+        )
+        facts["image_order"], reasons["image_order"] = grids.decide_order(
+            coarse, fingerprint, is_planned(card.name)
+        )
+        facts["spacing_mm"], shape = coarse, prepared_shape(fingerprint, coarse, facts["crop"])
+        net_facts, net_reasons, cost = _network_facts(pipeline, facts, shape, fingerprint.total, device)
+    if "slices" in net_facts["topology"]:
+        facts["mirror_axes"] = [a for a in facts["mirror_axes"] if a != net_facts["topology"]["slices"]]
     measured: dict[str, Any] = {}
     if pipeline.train.batch_size == "measured":
         found = measured_batch(pipeline, Plan(**facts, **net_facts), shape, fingerprint.total)
@@ -40,6 +62,12 @@ def decide(pipeline: Pipeline, cohort: Any, fingerprint: Fingerprint, card: Any)
         int(max(np.prod(c.shape) for c in fingerprint.cases)) * fingerprint.channels
     )
     estimate["device"] = device.reason
+    share = patch_share(net_facts["patch_size"], shape)
+    estimate["patch_share"] = round(share, 4)
+    net_reasons["patch_size"] += f"; covers {min(share, 1):.0%} of the median case"
+    alone = pipeline.only_system.configuration == "full" and facts["previous"] is None
+    if alone and fingerprint.dims == 3 and facts["spacing_mm"] is not None:
+        estimate["lowres_spacing_mm"] = coarser_grid(facts["spacing_mm"], shape, patch_of)
     return Plan(**facts, **net_facts, estimate=estimate, reasons={**reasons, **net_reasons})
 
 
@@ -148,6 +176,9 @@ def _network_facts(
 ) -> tuple[dict[str, Any], dict[str, str], NetworkCost]:
     """Patch, batch and topology, for this network on this machine; what the pipeline file says comes first."""
     system, train = pipeline.only_system, pipeline.train
+    grids.require_learnt_mirrors(pipeline, facts["mirror_axes"])
+    if system.configuration == "2d":
+        return _of_slices(pipeline, facts, shape, cases, device)
     facts_of_net, reasons = _proposed(pipeline, facts, shape, cases, device)
     topology = facts_of_net["topology"]
     if not isinstance(train.patch_size, str):
@@ -162,6 +193,35 @@ def _network_facts(
         facts_of_net["batch_size"] = train.batch_size
         reasons["batch_size"] = "set in the pipeline file (train.batch_size)"
     return facts_of_net, reasons, cost
+
+
+def _of_slices(
+    pipeline: Pipeline, facts: dict[str, Any], shape: Sequence[float], cases: int, device: Device
+) -> tuple[dict[str, Any], dict[str, str], NetworkCost]:
+    """As `_network_facts`, for the 2D form of a network whose patches are single slices across the coarsest axis."""
+    spacing = facts["spacing_mm"]
+    axis = slice_axis(spacing, facts["dims"])
+    flat = {**facts, "dims": 2, "spacing_mm": without(axis, spacing)}
+    train = pipeline.train
+    if not isinstance(train.patch_size, str) and len(train.patch_size) == facts["dims"]:
+        train = train.model_copy(update={"patch_size": without(axis, train.patch_size)})
+    system = pipeline.only_system.model_copy(update={"configuration": "full"})
+    alone = pipeline.for_system(system).model_copy(update={"train": train})
+    found, reasons, cost = _network_facts(alone, flat, without(axis, shape), cases, device)
+    found["patch_size"] = [*found["patch_size"][:axis], 1, *found["patch_size"][axis:]]
+    found["topology"] = {**found["topology"], "slices": axis}
+    _require_sliceable(system, Plan(**facts, **found))
+    why = f"the 2D form of {system.name}, slices across axis {axis}, the coarsest"
+    return found, {**reasons, "topology": "; ".join([why, *filter(None, [reasons.get("topology")])])}, cost
+
+
+def _require_sliceable(system: System, plan: Plan) -> None:
+    import torch
+
+    from medseg.model.folder import build_system
+
+    with torch.device("meta"):
+        build_system(system, plan)
 
 
 def _proposed(
@@ -220,20 +280,35 @@ def _ram_allowed(pipeline: Pipeline) -> int:
 
 
 def _cost(system: Any, facts: dict[str, Any], arguments: dict[str, Any]) -> NetworkCost:
+    return _counted(
+        system.name,
+        system.size,
+        json.dumps(arguments, sort_keys=True),
+        facts["dims"],
+        facts["in_channels"],
+        facts["out_channels"],
+    )
+
+
+@lru_cache(maxsize=256)
+def _counted(
+    name: str, size: str, arguments: str, dims: int, in_channels: int, out_channels: int
+) -> NetworkCost:
+    """Counting takes about a second, and the search for a coarse grid asks again and again."""
     import torch
 
     from medseg.zoo.build import build
 
     with torch.device("meta"):
         net = build(
-            system.name,
-            dims=facts["dims"],
-            in_channels=facts["in_channels"],
-            classes=facts["out_channels"],
-            size=system.size,
-            **arguments,
+            name,
+            dims=dims,
+            in_channels=in_channels,
+            classes=out_channels,
+            size=size,
+            **json.loads(arguments),
         )
-        return count_network(net, facts["in_channels"], facts["dims"])
+        return count_network(net, in_channels, dims)
 
 
 def estimate_cost(
@@ -261,7 +336,9 @@ def estimate_cost(
     )
     keep = 1 - pipeline.predict.overlap
     windows = float(
-        np.prod([max(1, np.ceil((n - p) / (p * keep)) + 1) for n, p in zip(shape, net_facts["patch_size"])])
+        np.prod(
+            [max(1, np.ceil((n - p) / max(1, p * keep)) + 1) for n, p in zip(shape, net_facts["patch_size"])]
+        )
     )
     forwards = windows * (2 ** len(shape) if pipeline.predict.flips is True else 1)
     ram = measured.get("train_ram_bytes", cost.step_bytes(voxels * net_facts["batch_size"]))

@@ -124,12 +124,26 @@ def decide_mirror(
 def decide_swap_sides(pipeline: Pipeline, classes: Sequence[ClassInfo]) -> bool:
     """Whether training mirrors left-right and exchanges the classes of the sides (`train.augment.swap_sides`)."""
     from medseg.core.segmentation import side_pairs
-    from medseg.ingest.augment.build import entries_of
 
     sided = sum(info.laterality is not None for info in classes)
-    if pipeline.train.augment == "none" or not sided or 2 * len(side_pairs(classes)) != sided:
-        return False
-    return any(entry.name == "swap_sides" for entry in entries_of(pipeline.train.augment))
+    return bool(sided) and 2 * len(side_pairs(classes)) == sided and "swap_sides" in _augmented_by(pipeline)
+
+
+def require_learnt_mirrors(pipeline: Pipeline, mirror_axes: Sequence[int]) -> None:
+    """Raises UserError where prediction is to average mirrored copies, which the network has never seen the like of."""
+    if pipeline.predict.flips is True and mirror_axes and "flip" not in _augmented_by(pipeline):
+        raise UserError(
+            "prediction averages over mirrored copies, but training mirrors nothing: the network would not know them",
+            "predict.flips: true",
+            "add `flip` to train.augment, or take predict.flips: false",
+        )
+
+
+def _augmented_by(pipeline: Pipeline) -> set[str]:
+    """Names of the changes of `train.augment`."""
+    from medseg.ingest.augment.build import entries_of
+
+    return {entry.name for entry in entries_of(pipeline.train.augment)}
 
 
 def _short(spacing: Sequence[float] | np.ndarray) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from medseg.config import IntensityPlan, Pipeline, Plan
+from medseg.config import IntensityPlan, Pipeline, Plan, System
 from medseg.config_plan import save_plan
 from medseg.core.errors import UserError
+from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
+from medseg.plan.configurations import advice
 
 KEYS = ("data", "ingest", "system", "train", "predict", "compute")
 READS = ("cases",)
@@ -42,19 +44,15 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     cohort = load_cohort(folder)
     rows = _rows_to_measure(cohort, card.kind)
     fingerprint = take_fingerprint(rows, pipeline, cohort.classes)
-    if fingerprint.dims not in card.dims:
-        kind = "flat images" if fingerprint.dims == 2 else "volumes"
-        raise UserError(
-            f"{card.name} works on {' and '.join(f'{d}D' for d in card.dims)} images, these are {kind}",
-            "system.name",
-            f"choose another: medseg list --dims {fingerprint.dims}",
-        )
+    _require_dims(card, pipeline.only_system, fingerprint.dims)
     if card.kind == "classical":
-        _refuse_cascade(pipeline)
+        _refuse_stages(pipeline)
         plan = classical_plan(pipeline, cohort, fingerprint)
     else:
         plan = decide(pipeline, cohort, fingerprint, card)
     save_plan(plan, folder.plan)
+    for line in advice(pipeline.only_system, plan.estimate) if folder.parent is None else []:
+        say(line)  # in a comparison it is known what is compared
     return Result("plan", in_words(plan, pipeline), done=len(fingerprint.cases), details=plan.estimate)
 
 
@@ -113,7 +111,30 @@ def in_words(plan: Plan, pipeline: Pipeline) -> str:
     )
 
 
-def _refuse_cascade(pipeline: Pipeline) -> None:
+def _require_dims(card: Any, system: System, dims: int) -> None:
+    """Raises UserError where the system has no form for these images."""
+    slices = system.configuration == "2d" and dims == 3
+    if (2 if slices else dims) in card.dims:
+        return
+    kind = "flat images" if dims == 2 else "volumes"
+    there = " and ".join(f"{d}D" for d in card.dims)
+    can = dims == 3 and not slices and card.kind == "network"
+    by_slices = ", or add configuration: 2d, which goes slice by slice" if can else ""
+    raise UserError(
+        f"{card.name} works on {there} images, these are {'slices' if slices else kind}",
+        "system.name",
+        f"choose another: medseg list --dims {2 if slices else dims}{by_slices}",
+    )
+
+
+def _refuse_stages(pipeline: Pipeline) -> None:
+    system = pipeline.only_system
+    if system.configuration != "full":
+        raise UserError(
+            f"{system.name} reads images as they are and has no configuration {system.configuration}",
+            "system.configuration",
+            "leave it out, or choose a network: medseg list",
+        )
     if pipeline.ingest.previous is not None:
         raise UserError(
             f"{pipeline.only_system.name} reads images, no masks of an earlier stage",

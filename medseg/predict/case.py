@@ -13,10 +13,12 @@ import numpy as np
 from medseg.config import Plan, Predict
 from medseg.config_types import GuidedFilter
 from medseg.core.case import Image
+from medseg.core.errors import UserError
 from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation, paint
 from medseg.predict.confidence import Confidence, Disagreement, summary
 from medseg.predict.mirrors import mirrors_of
+from medseg.predict.slanted import painter_of
 from medseg.predict.stream import Painter, Sink
 from medseg.predict.upright import mirrored_flags
 from medseg.predict.windows import NOTHING_SKIPPED, Cut, Skip
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 Tick = Callable[[int, int], None]
 """Told how many windows of how many were computed."""
 
-SAMPLES = 3
-"""Windows on which int8 ranges are measured, and on which it has to pass."""
-
 SinkMaker = Callable[["PreparedImage"], Sink]
 """Makes, for an image, what takes its probabilities."""
 
@@ -44,7 +43,9 @@ def predict_case(
 
     prompt: for interactive methods, in mm of the patient or px, its class 1 being the first of the model's classes. Raises UserError when the image does not fit the model, or when settings name classes that the model lacks.
     """
-    return Predictor(model, settings or Predict()).segment(image, prompt=prompt)
+    from medseg.predict.mixed import predictor_of
+
+    return predictor_of(model, settings or Predict()).segment(image, prompt=prompt)
 
 
 @dataclass
@@ -56,7 +57,8 @@ class Predictor:
     confidence: of the last case, see `confidence.summary`; empty for classical methods.
     before: the choice that earlier results of the same folder were made with. cases: how many images are to come,
     about. half_sums: see `windows.Cut`; set where memory is short. sums_in_ram: add up logits in main memory although
-    the network runs on a GPU, because its memory is too small.
+    the network runs on a GPU, because its memory is too small; only_in_ram: whatever is free. batch_size: windows
+    computed at once, 0 for what the settings say; see `retreat`. along: see `windows.Cut`.
     """
 
     model: Model
@@ -64,6 +66,9 @@ class Predictor:
     engine: str = ""
     half_sums: bool = False
     sums_in_ram: bool = False
+    only_in_ram: bool = False
+    batch_size: int = 0
+    along: int | None = None
     cases: int = 1
     before: Choice | None = None
     choice: Choice | None = None
@@ -72,11 +77,17 @@ class Predictor:
     _run: Any = field(default=None, repr=False)
     _air_is_background: bool | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        from medseg.predict.engines.compared import require_answers
+
+        require_answers(self.model, self.settings)
+
     @property
     def cut(self) -> Cut:
         settings = self.settings
         plan = self.model.plan
-        return Cut(tuple(plan.patch_size), settings.overlap, settings.batch_size, self.half_sums, plan.margin)
+        patch, batch_size = tuple(plan.patch_size), self.batch_size or settings.batch_size
+        return Cut(patch, settings.overlap, batch_size, self.half_sums, plan.margin, self.along)
 
     @cached_property
     def net(self) -> Any:
@@ -98,7 +109,9 @@ class Predictor:
         precision = "auto" if self.settings.precision == "int8" else self.settings.precision
         own = {"engine": "torch", "precision": precision, "postprocessing": "none"}
         settings = Predict.model_validate({**first.settings, **own})
-        return Predictor(earlier, settings, cases=self.cases)
+        from medseg.predict.mixed import predictor_of
+
+        return predictor_of(earlier, settings, self.cases)
 
     @property
     def summed(self) -> int | None:
@@ -107,6 +120,11 @@ class Predictor:
 
         head = put_off(self.net)
         return None if head is None else head.features + 1
+
+    @property
+    def parts(self) -> tuple[Predictor, ...]:
+        """What is averaged on the case's own grid, one predictor a configuration; nothing but for `MixedPredictor`."""
+        return ()
 
     @property
     def device(self) -> str:
@@ -123,6 +141,14 @@ class Predictor:
     def accumulators(self) -> int:
         """How many sums of logits are open at once: logits are averaged before they are summed up."""
         return self.members if self.settings.ensemble == "probabilities" else 1
+
+    @property
+    def answers_twice(self) -> bool:
+        """Whether a network answers each window more than once: mirrored copies, passes with dropout."""
+        return (
+            self.settings.disagreement == "dropout"
+            or len(mirrors_of(self.settings, self.model.plan).copies) > 1
+        )
 
     def windows(self, prepared: PreparedImage) -> int:
         """How many windows a prepared image is cut into."""
@@ -141,28 +167,38 @@ class Predictor:
 
             facts = {"windows": 0, "prompt": facts_of(prompt)}
             return self._finished(*self._classical(image, prompt), image, facts)
-        from medseg.ingest.prepare import prepare_image
-
         start = time.monotonic()
-        drawn = None if self.earlier is None else self.earlier.segment(image)
-        prepared = (self.prepare or prepare_image)(image, self.model.plan)
-        if drawn is not None:
-            from medseg.ingest.previous import with_previous
-
-            prepared, drawn = with_previous(prepared, drawn, self.model.plan), None
+        prepared = self.prepared(image)
         ready = time.monotonic()
-        skip = self._air(image, prepared)
+        skip = self.air(image, prepared)
         labels, regions = self.segment_prepared(prepared, tick, sink and sink(prepared), skip)
-        grid = prepared.geometry
-        mirrored = mirrored_flags(self.model.facts.get("upright"), prepared.array[0], grid.spacing)
         facts = {
-            "mirrored": tuple(mirrored),
-            "confidence": self.confidence,
             "windows": self.windows(prepared),
             "windows_of_air": len(skip.windows),
             "seconds_prepare": round(ready - start, 3),
             "seconds_windows": round(time.monotonic() - ready, 3),
         }
+        return self.concluded(image, prepared, labels, regions, facts)
+
+    def prepared(self, image: Image) -> PreparedImage:
+        """The image as the network sees it; in a cascade with the masks of the earlier stage, which are drawn now."""
+        from medseg.ingest.prepare import prepare_image
+
+        drawn = None if self.earlier is None else self.earlier.segment(image)
+        prepared = (self.prepare or prepare_image)(image, self.model.plan)
+        if drawn is None:
+            return prepared
+        from medseg.ingest.previous import with_previous
+
+        return with_previous(prepared, drawn, self.model.plan)
+
+    def concluded(
+        self, image: Image, prepared: PreparedImage, labels: Any, regions: Any, facts: dict
+    ) -> Segmentation:
+        """The segmentation from labels on the image's own grid, with all that comes after the network."""
+        grid = prepared.geometry
+        mirrored = mirrored_flags(self.model.facts.get("upright"), prepared.array[0], grid.spacing)
+        facts = {"mirrored": tuple(mirrored), "confidence": self.confidence, **facts}
         return self._finished(labels, regions, self.model.classes, image, facts)
 
     def segment_prepared(
@@ -173,71 +209,89 @@ class Predictor:
         skip: Skip = NOTHING_SKIPPED,
     ) -> tuple[Any, Any]:
         """Label values (*S) on the source's grid, and regions where classes overlap. skip: windows left out."""
-        import torch
-
-        from medseg.ingest.targets import decode
-
         plan, cut = self.model.plan, self.cut
-        array = torch.from_numpy(prepared.array)
-        self._open(array)
-        self._run.blend_on = "cpu" if self.sums_in_ram else self.device
-        painter = _painter(prepared, plan, cut.lead(prepared.geometry.shape), sink)
-        counter = _Counter(tick, cut.count(prepared.geometry.shape)) if tick else None
+        array = self.opened(prepared)
+        painter = painter_of(prepared, plan, cut.lead(prepared.geometry.shape), sink)
+        counter = Counter(tick, cut.count(prepared.geometry.shape)) if tick else None
         seen, differing = self._watched(prepared)
-        for slab in self._slabs(array, cut, counter, skip):
+        for slab in self.slabs(array, counter, skip):
             seen.take(slab)
             painter.take(slab)
         self.confidence = summary([info.name for info in self.model.classes], seen, differing)
+        return self.painted(painter)
+
+    def painted(self, painter: Painter) -> tuple[Any, Any]:
+        """Label values and regions of a painter that has taken every plane."""
+        from medseg.ingest.targets import decode
+
         positions, regions = painter.finish()
         if regions is not None:
             return paint(regions, self.model.classes), regions
-        return _decoded(positions, decode, plan), None
+        return _decoded(positions, decode, self.model.plan), None
+
+    def opened(self, prepared: PreparedImage) -> Any:
+        """The prepared image as a tensor, with the engine ready for it."""
+        import torch
+
+        array = torch.from_numpy(prepared.array)
+        self._open(array)
+        self._run.blend_on = "cpu" if self.sums_in_ram or self.only_in_ram else self.device
+        return array
 
     def _watched(self, prepared: PreparedImage) -> tuple[Confidence, Disagreement | None]:
-        """What adds up, over the case that begins now, how sure the network is and how far an ensemble's members differ."""
+        """What adds up, over the case that begins now, how sure the network is and how far several answers differ."""
         plan, shape = self.model.plan, prepared.geometry.shape
         kind = (plan.out_channels, plan.background, plan.overlapping)
         differing = None
-        if self.members > 1:
+        if self.members > 1 or self.settings.disagreement != "auto":
             differing = self._run.watch = Disagreement(*kind)
         return Confidence(shape, self.cut.lead(shape), *kind), differing
 
-    def _slabs(self, array: Any, cut: Cut, counter: _Counter | None, skip: Skip) -> Any:
+    def slabs(self, array: Any, counter: Counter | None, skip: Skip) -> Any:
         """Logits of the image in slabs; of an ensemble the mean of what `predict.ensemble` says."""
         from medseg.predict.ensemble import stream_mean_chances
         from medseg.predict.windows import stream_logits
 
-        plan = self.model.plan
+        plan, cut = self.model.plan, self.cut
         if self.accumulators == 1:
             return stream_logits(self._run, array, cut, plan.out_channels, counter, skip)
         return stream_mean_chances(self._run, array, cut, plan.out_channels, plan.overlapping, counter, skip)
 
     def _open(self, array: Any) -> None:
-        """Chooses the engine on the first image (C, *S)."""
+        """Chooses the engine on the first image (C, *S). Raises UserError where a GPU is too small to compare them."""
         if self._run is not None:
             return
+        import torch
+
         from medseg.predict.engines.choose import Wish, choose
+        from medseg.predict.engines.gate import samples_of
         from medseg.predict.engines.several import engine_of
         from medseg.predict.head import put_off
 
         net, plan, settings = self.net, self.model.plan, self.settings
         mirrors = mirrors_of(settings, plan)
-        count = SAMPLES if settings.precision == "int8" else 1
         windows = self.cases * self.cut.count(tuple(array.shape[1:])) * len(mirrors.copies)
-        wish = Wish(settings.engine, settings.precision, self.device, windows, plan.background, plan.overlapping,
+        engine = "torch" if settings.disagreement == "dropout" else settings.engine
+        wish = Wish(engine, settings.precision, self.device, windows, plan.background, plan.overlapping,
                     f"{self.model.hash}-features" if put_off(net) else self.model.hash, self.before)  # fmt: skip
-        chosen = choose(net, _samples(array, self.cut.patch, count), wish)
+        try:
+            chosen = choose(net, samples_of(array, self.cut.patch, settings.precision), wish)
+        except torch.OutOfMemoryError as err:
+            hint = "take predict.precision: fp16, which is not compared with it, or compute.device: cpu"
+            where = f"predict.precision: {settings.precision}"
+            raise UserError("the GPU's memory does not hold a window in fp32", where, hint) from err
         self.choice = chosen.choice
         self._run = engine_of(
             net,
             autocast=chosen.autocast,
             forwards=chosen.forwards,
             mirrors=mirrors,
+            compare=settings.disagreement,
         )
         several = "" if self.members == 1 else f", {self.members} members, mean of {settings.ensemble}"
         self.engine = f"{self.choice.why}{several}"
 
-    def _air(self, image: Image, prepared: PreparedImage) -> Skip:
+    def air(self, image: Image, prepared: PreparedImage) -> Skip:
         """Windows of air around the body, where `predict.skip_air` and the network allow to leave them out."""
         import torch
 
@@ -304,7 +358,7 @@ def guided_filter(settings: Predict, plan: Plan) -> GuidedFilter | None:
 
 
 @dataclass
-class _Counter:
+class Counter:
     """Adds up windows as they are computed."""
 
     tick: Tick
@@ -316,14 +370,6 @@ class _Counter:
         self.tick(self.done, self.total)
 
 
-def _painter(prepared: PreparedImage, plan: Any, lead: int, sink: Sink | None) -> Painter:
-    if prepared.straight:
-        return Painter(prepared, plan, lead, sink)
-    from medseg.predict.slanted import SlantedPainter
-
-    return SlantedPainter(prepared, plan, lead, sink)
-
-
 def _decoded(positions: Any, decode: Any, plan: Any) -> Any:
     """Positions -> label values; nothing is copied where they are the same."""
     wanted = [info["index"] for info in plan.classes]
@@ -332,23 +378,3 @@ def _decoded(positions: Any, decode: Any, plan: Any) -> Any:
     # Look-ups keep the memory order of a contiguous array only, so the planes are done in that order.
     axes = np.argsort([-s for s in positions.strides], kind="stable")
     return decode(positions.transpose(axes), plan).transpose(np.argsort(axes))
-
-
-def _samples(array: Any, patch: tuple[int, ...], count: int) -> Any:
-    """`count` windows (N, C, *patch) of an image (C, *S): the middle one, then others spread along the longest axis.
-
-    Images smaller than a window are padded with 0.
-    """
-    import torch
-    from torch.nn.functional import pad
-
-    shape = array.shape[1:]
-    longest = max(range(len(shape)), key=lambda axis: shape[axis] / patch[axis])
-    found = []
-    for share in (0.5, 0.25, 0.75)[:count]:
-        shares = [share if axis == longest else 0.5 for axis in range(len(shape))]
-        starts = [int(max(0, n - p) * s) for n, p, s in zip(shape, patch, shares)]
-        window = array[(slice(None), *(slice(s, s + p) for s, p in zip(starts, patch)))]
-        missing = [p - n for n, p in zip(window.shape[1:], patch)]
-        found.append(pad(window, [n for m in reversed(missing) for n in (0, m)]))
-    return torch.stack(found)

@@ -1,9 +1,9 @@
-"""How sure a network is of what it drew, class by class: mean probability, entropy, and how far members differ.
+"""How sure a network is of what it drew, class by class: mean probability, entropy, and how far several answers differ.
 
 All of it is taken on the network's own grid while the case streams by, before borders are moved and parts are removed:
 nothing of the case's size is kept, and large grids are looked at in every second or third voxel along each axis.
 Probabilities of a network are not calibrated: the numbers order the cases of one model and are no chance of being
-right. The Dice between members is the measure of quality of Roy et al. 2019 (doi:10.1016/j.neuroimage.2019.03.042).
+right. The Dice between answers is the measure of quality of Roy et al. 2019 (doi:10.1016/j.neuroimage.2019.03.042).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from medseg.predict.planes import winners
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from medseg.predict.head import Head
     from medseg.predict.windows import Slab
 
 MOST_VOXELS = 2**22
@@ -31,7 +32,7 @@ PORTION = 2**20
 Labels = list[npt.NDArray[Any]]
 
 FIGURES = ("probability", "entropy", "disagreement")
-"""What is known of a class, and of a case; the last one of ensembles alone."""
+"""What is known of a class, and of a case; the last one where several answers are compared (`predict.disagreement`)."""
 
 
 class Confidence:
@@ -90,7 +91,10 @@ def _of_region(logits: Tensor) -> tuple[float, float]:
 
 
 class Disagreement:
-    """How much the labels of an ensemble's members overlap with those of their mean, class by class."""
+    """How much the labels of several answers overlap with those of the mask, class by class.
+
+    The answers are those of an ensemble's members, of mirrored copies, or of passes with dropout.
+    """
 
     def __init__(self, channels: int, background: bool, overlapping: bool) -> None:
         self.background, self.overlapping = background, overlapping
@@ -98,7 +102,7 @@ class Disagreement:
         self.sizes = np.zeros_like(self.both)
 
     def take(self, members: Sequence[Labels], mean: Labels) -> None:
-        """Compares the `labels` of each member with those of their mean."""
+        """Compares the `labels` of each answer with those of the mask, which is their mean."""
         for member in members:
             for channel, (mine, ours) in enumerate(zip(member, mean)):
                 if self.overlapping:
@@ -108,10 +112,14 @@ class Disagreement:
                     self.both += self._counts(mine[mine == ours])
                     self.sizes += self._counts(mine) + self._counts(ours)
 
-    def labels(self, logits: Tensor) -> Labels:
-        """Of logits (K, *S): one array of positions, or regions as booleans; large ones are thinned."""
+    def labels(self, logits: Tensor, head: Head | None = None) -> Labels:
+        """Of logits (K, *S): one array of positions, or regions as booleans; large ones are thinned.
+
+        head: the last layer, where features (F, *S) are given in the place of logits.
+        """
         step = thinning(logits.shape[1:], 2**17)
         thin = logits[(slice(None), *(slice(None, None, step) for _ in logits.shape[1:]))]
+        thin = thin if head is None else head(thin)
         found = thin > 0 if self.overlapping else winners(thin)[None]
         return list(found.cpu().numpy())
 
@@ -135,7 +143,7 @@ def summary(
     """{"case": figures over the voxels of all classes, "classes": name -> figures}, those of FIGURES, from 0 to 1.
 
     Classes of which no voxel was seen are left out; a case without any has no figures. disagreement: 1 - Dice between
-    the members and their mean.
+    the answers and the mask.
     """
     both, sizes = (differing.both, differing.sizes) if differing else (None, None)
     classes = {}

@@ -95,6 +95,7 @@ def _predict(places: Places, settings: Pipeline, share: Share) -> list[Result]:
     chosen = share.of(tasks, *places.outs)
     for job in jobs:
         job.expected = len(tasks) if share.trial else len(chosen)
+        job.list_input([task.case for task in tasks], left_out)
     if len(chosen) < len(tasks):
         say(f"  {len(chosen)} of them in this call")
     order = Order(pipeline, places.models, places.outs, tuple(classes))

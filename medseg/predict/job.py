@@ -90,6 +90,11 @@ class Job:
         kind = self.predictor.device.partition(":")[0]
         return {"model": self.predictor.model.hash, "settings": self.settings_hash, "device": kind}
 
+    def list_input(self, cases: Sequence[str], left_out: Mapping[str, str]) -> None:
+        """Notes all that was found in the data, whichever call will do it."""
+        if self.journal is not None:
+            journal.list_input(self.journal, "predict", self.system, cases, left_out)
+
     def begin(self, cases: Sequence[str]) -> None:
         """Notes what is to be done."""
         if self.journal is not None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +48,43 @@ def failed_before(out: Path) -> dict[str, str]:
     return {case: reason for case, reason in found.items() if not read_sidecar(out, case)}
 
 
-def states_of(out: Path) -> tuple[dict[str, int], list[tuple[str, str, str]]]:
-    """State -> number of cases of a folder of masks, over all its journals; and (case, state, reason) of those that
-    failed or want a look."""
+@dataclass(frozen=True)
+class States:
+    """What became of the cases of a folder of masks, over all its journals.
+
+    counts: state -> number, which add up to what was found in the data: done, review, failed, waiting, left_out.
+    named: (case, state, reason) of those that failed or want a look. not_begun: those of the waiting that are in no
+    call yet, such as the other shares of a cohort.
+    """
+
+    counts: dict[str, int]
+    named: list[tuple[str, str, str]]
+    not_begun: list[str]
+
+
+def states_of(out: Path) -> States:
+    """What the journals beside the masks say, and the masks themselves: a journal may be behind them."""
     from medseg.predict.outputs import read_sidecar
 
     known: dict[str, tuple[str, str]] = {}
-    for journal in sorted((out / FOLDER).glob("journal*.sqlite")):
-        for state in ("waiting", "failed", "done", "review"):
+    journals = sorted((out / FOLDER).glob("journal*.sqlite"))
+    # Every share lists all cases, so that what another one found out of them counts for more.
+    for states in (("listed", "skipped"), ("waiting", "failed", "done", "review")):
+        for journal, state in product(journals, states):
             rows = outcomes(journal, state)
             known.update({case: (state, reason) for step, _, case, _, reason in rows if step == "predict"})
     for case, (state, _) in known.items():
-        if state in ("waiting", "failed") and (facts := read_sidecar(out, case)):
+        if state in ("listed", "waiting", "failed") and (facts := read_sidecar(out, case)):
             flags = "; ".join(facts.get("flags", []))
             known[case] = ("review" if flags else "done", flags)
-    states = [state for state, _ in known.values()]
+    count = Counter(state for state, _ in known.values())
+    counts = {state: count[state] for state in ("done", "review", "failed")}
+    counts |= {"waiting": count["waiting"] + count["listed"], "left_out": count["skipped"]}
     named = [
         (case, state, reason) for case, (state, reason) in known.items() if state in ("review", "failed")
     ]
     named.sort(key=lambda row: (ORDER.index(row[1]), row[0]))
-    return {state: states.count(state) for state in ("done", "review", "failed", "waiting")}, named
+    return States(counts, named, sorted(case for case, (state, _) in known.items() if state == "listed"))
 
 
 def write_manifest(

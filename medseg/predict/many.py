@@ -7,7 +7,7 @@ with its reason and the others go on.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,9 @@ from medseg.predict.case import Predictor, Tick, guided_filter
 from medseg.predict.guided_filter import working_bytes
 from medseg.predict.job import Job, Task
 from medseg.predict.measured import measured
+from medseg.predict.mixed import MixedPredictor, each, together
 from medseg.predict.prompts import takes_prompts
+from medseg.predict.retreat import with_less
 from medseg.predict.shared import SharedPreparation
 
 __all__ = ["Job", "Task", "prepare_engine", "run_job", "run_jobs"]
@@ -167,11 +169,16 @@ def _computed(job: Job, place: int, task: Task, found: Read, tick: Tick) -> Made
     start = time.monotonic()
     try:
         formats = outputs.formats_for(image, job.settings)
-        _announce(job, image, task)
         if job.settings.probabilities and model.net is not None:
             chances = outputs.ProbabilityFile(job.out, model.plan.out_channels)
+        sink = chances.sink if chances else None
+
+        def attempt() -> Segmentation:
+            _announce(job, image, task)
+            return job.predictor.segment(image, tick, sink, found.prompt)
+
         with watch_memory() as trace:
-            seg = job.predictor.segment(image, tick, chances.sink if chances else None, found.prompt)
+            seg = with_less(job.predictor, attempt, f"case {task.case}")
         _keep_engine(job)
     except Exception as error:
         if chances is not None:
@@ -236,28 +243,47 @@ def _keep_engine(job: Job) -> None:
 def _prepare_budget(job: Job) -> None:
     predictor = job.predictor
     if predictor.model.net is not None and not job.window_bytes:
-        job.window_bytes = _window_bytes(predictor) + memory.engine_bytes(job.settings.engine)
-        if predictor.earlier is not None and predictor.earlier.model.net is not None:
-            job.earlier_window_bytes = _window_bytes(predictor.earlier)
+        parts = predictor.parts or (predictor,)
+        job.window_bytes = max(map(_window_bytes, parts)) + memory.engine_bytes(job.settings.engine)
+        earlier = [one for part in parts if part.earlier for one in part.earlier.parts or (part.earlier,)]
+        drawing = [_window_bytes(one) for one in earlier if one.model.net is not None]
+        job.earlier_window_bytes = max(drawing, default=0)
 
 
 def _window_bytes(predictor: Predictor) -> int:
     plan = predictor.model.plan
-    return memory.window_bytes(predictor.net, plan.in_channels, plan.patch_size, plan.out_channels)
+    alone = memory.window_bytes(predictor.net, plan.in_channels, plan.patch_size, plan.out_channels)
+    if not predictor.answers_twice:
+        return alone
+    return memory.with_answers(alone, predictor.summed or plan.out_channels, plan.patch_size)
 
 
 def _need(job: Job, image: Image) -> memory.Estimate | None:
     """What a case takes; of a cascade what its hungrier stage takes, since one follows the other."""
     if job.predictor.model.net is None:
         return None
-    need = _need_of(job.predictor, image, job.window_bytes)
-    earlier = job.predictor.earlier
+    return _in_step(job.predictor, image, lambda one: _need_with_earlier(job, one, image))
+
+
+def _in_step(
+    predictor: Predictor, image: Image, need_of: Callable[[Predictor], memory.Estimate]
+) -> memory.Estimate:
+    """What one network takes, or all parts of a mean that walk in step."""
+    if not isinstance(predictor, MixedPredictor):
+        return need_of(predictor)
+    predictor.agree(image.geometry)
+    return together([need_of(part) for part in predictor.parts], predictor, image.geometry)
+
+
+def _need_with_earlier(job: Job, predictor: Predictor, image: Image) -> memory.Estimate:
+    need = _need_of(predictor, image, job.window_bytes)
+    earlier = predictor.earlier
     if earlier is None:
         return need
     need = replace(need, labels=need.labels + prod(image.geometry.shape))  # the mask that was drawn
     if earlier.model.net is None:
         return need
-    first = _need_of(earlier, image, job.earlier_window_bytes)
+    first = _in_step(earlier, image, lambda one: _need_of(one, image, job.earlier_window_bytes))
     return max(need, first, key=lambda one: one.total)
 
 
@@ -276,7 +302,7 @@ def _need_of(predictor: Predictor, image: Image, window_bytes: int) -> memory.Es
     if filtered is not None:
         grid = image.geometry
         need = replace(need, borders=working_bytes(grid.shape, grid.spacing, filtered, len(model.classes)))
-    need, predictor.sums_in_ram = memory.on_gpu(need, predictor.device)
+    need, predictor.sums_in_ram = memory.on_gpu(need, predictor.device, predictor.only_in_ram)
     return need
 
 
@@ -288,9 +314,8 @@ def _announce(job: Job, image: Image, task: Task) -> None:
     held = memory.held_bytes() - need.image
     if held + need.total > job.budget and not job.predictor.half_sums:
         # Later cases stay that way: results of one folder are made in one manner.
-        job.predictor.half_sums = True
-        if job.predictor.earlier is not None:
-            job.predictor.earlier.half_sums = True
+        for one in each(job.predictor):
+            one.half_sums = True
         say("  memory is short: logits are summed in float16")
         need = _need(job, image) or need
     total = held + need.total

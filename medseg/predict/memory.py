@@ -31,6 +31,9 @@ CONVERTED = 200 * 2**20
 SMALL_VOLUME = 20480
 """Batch x channels x depth x height up to which PyTorch computes a 3D convolution by spelling out neighbourhoods."""
 
+FROM_HEAP = 32 * 2**20
+"""Below this size the C library may take a block from its heap, where those that are given back leave gaps, measured."""
+
 LIBRARIES = 64 * 2**20
 """What numerical libraries keep for themselves once they compute: thread buffers, packed weights, code."""
 
@@ -107,17 +110,19 @@ def estimate(
     )
 
 
-def on_gpu(need: Estimate, device: str) -> tuple[Estimate, bool]:
+def on_gpu(need: Estimate, device: str, only_in_ram: bool = False) -> tuple[Estimate, bool]:
     """What is left for main memory when the network runs on a GPU, and whether the logits have to stay in it.
 
-    Logits are added up on the GPU where its free memory holds them; that is decided here, not by an exception later.
+    Logits are added up on the GPU where its free memory holds them, unless they are to stay `only_in_ram`. What PyTorch
+    keeps there for itself from earlier cases is free: otherwise a second case would be made in another manner.
     """
     if not device.startswith("cuda"):
         return need, False
     import torch
 
-    free = torch.cuda.mem_get_info(device)[0]
-    if need.sums + need.windows + need.planes < GPU_SHARE * free:
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = torch.cuda.mem_get_info(device)[0] + kept
+    if not only_in_ram and need.sums + need.windows + need.planes < GPU_SHARE * free:
         return replace(need, sums=0, windows=0, planes=0), False
     return replace(need, windows=0), True
 
@@ -156,6 +161,16 @@ def window_bytes(net: nn.Module, channels: int, patch: Sequence[int], out_channe
         for hook in hooks:
             hook.remove()
     return int(held.peak * growth)
+
+
+def with_answers(window: int, channels: int, patch: Sequence[int]) -> int:
+    """`window_bytes` of a network whose answers to a window, (channels, *patch) float32, are averaged or compared.
+
+    One answer waits while the network makes the next; then there are that one, the next as it comes, mirrored back, with
+    its classes exchanged, and the sum; of an ensemble the sum over its members as well.
+    """
+    answer = 4 * channels * prod(patch)
+    return max(window + answer, 6 * answer) + (3 * answer if answer < FROM_HEAP else 0)
 
 
 class _Held:

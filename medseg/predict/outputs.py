@@ -206,6 +206,8 @@ def settings_digest(settings: Predict, data: Data | None) -> str:
         facts.append(f"prompt={settings.prompt!r}")
     if settings.smallest_part_ml:
         facts.append(f"smallest_part_ml={settings.smallest_part_ml!r}")
+    if settings.disagreement != "auto":
+        facts.append(f"disagreement={settings.disagreement!r}")
     if data is not None:
         facts += [
             f"{name}={getattr(data, name)!r}" for name in ("channels", "not_finite", "spacing_tolerance")

@@ -52,10 +52,10 @@ class ArrayModel:
 
     def __init__(self, folder: Path, settings: Predict | None = None) -> None:
         from medseg.model.folder import load_model
-        from medseg.predict.case import Predictor
+        from medseg.predict.mixed import predictor_of
 
         self.model = load_model(Path(folder))
-        self.predictor = Predictor(self.model, settings or Predict())
+        self.predictor = predictor_of(self.model, settings or Predict())
 
     def predict(self, arrays: npt.ArrayLike, prompt: str = "") -> npt.NDArray[np.uint8]:
         """Labels of a batch. prompt: JSON, see the module; "" for none.
@@ -65,6 +65,11 @@ class ArrayModel:
         """
         batch = np.asarray(arrays, dtype=np.float32)
         plan = self.model.plan
+        if self.model.parts:
+            raise UserError(
+                f"the model is the mean of {len(self.model.parts)} configurations that are prepared in different ways",
+                hint="give paths of images",
+            )
         if batch.ndim != plan.dims + 2 or batch.shape[1] != plan.in_channels:
             raise UserError(
                 f"got an array of shape {batch.shape}, expected (batch, {plan.in_channels}, "

@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.config import Plan
 from medseg.predict.planes import winners
-from medseg.predict.stream import Painter
+from medseg.predict.stream import Painter, Sink
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from medseg.ingest.prepare import PreparedImage
+
+
+def painter_of(prepared: PreparedImage, plan: Plan, lead: int, sink: Sink | None = None) -> Painter:
+    """What paints slabs onto the case's own grid: by common axes, or by affines where there are none."""
+    return (Painter if prepared.straight else SlantedPainter)(prepared, plan, lead, sink)
 
 
 class SlantedPainter(Painter):

@@ -88,15 +88,23 @@ def _first(jobs: Sequence[Job], asked: Sequence[Mapping[str, Any]], order: Order
 
     Returns how many were sent.
     """
-    from medseg.predict.engines.kept import read_choice
-
     count = 0
     for question in asked:
-        if all(job.predictor.model.net is None or read_choice(job.out, job.engine_facts()) for job in jobs):
+        if all(_has_engine(job) for job in jobs):
             break
         _send(jobs, [question], order, pool)
         count += 1
     return count
+
+
+def _has_engine(job: Job) -> bool:
+    """Whether nothing is left to choose: the engine is known, or the model chooses none by speed."""
+    from medseg.predict.engines.kept import read_choice
+
+    predictor = job.predictor
+    if predictor.model.net is None or predictor.parts:
+        return True
+    return read_choice(job.out, job.engine_facts()) is not None
 
 
 def _send(jobs: Sequence[Job], asked: Sequence[Mapping[str, Any]], order: Order, pool: Executor) -> None:

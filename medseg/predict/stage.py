@@ -124,9 +124,9 @@ def open_job(pipeline: Pipeline, models: Sequence[Path], out: Path) -> Job:
     Raises UserError when masks of two models would be mixed, and for models that cannot be averaged.
     """
     from medseg.model.ensemble import facts_of, load_models
-    from medseg.predict.case import Predictor
     from medseg.predict.job import Job
     from medseg.predict.memory import budget_bytes
+    from medseg.predict.mixed import predictor_of
     from medseg.predict.outputs import refuse_other_models, settings_digest
 
     facts = facts_of(models)
@@ -142,7 +142,7 @@ def open_job(pipeline: Pipeline, models: Sequence[Path], out: Path) -> Job:
         say(f"  device: {chosen.reason}")
     model = load_models(models, device)
     return Job(
-        Predictor(model, pipeline.predict),
+        predictor_of(model, pipeline.predict),
         out,
         pipeline.predict,
         settings_digest(pipeline.predict, pipeline.data),

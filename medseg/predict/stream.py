@@ -65,6 +65,16 @@ class Painter:
                 self._waiting.append(chunk)
                 self._paint(self._join(), stop)
 
+    def put(self, index: int, chances: Tensor) -> None:
+        """Paints plane `index` of the case from probabilities (K, *S) that were worked out elsewhere."""
+        if self.sink is not None:
+            self._give(chances, index)
+        if self.regions is not None:
+            for region, channel in zip(self._views(self.regions), chances):
+                region[index] = (channel > 0.5).cpu().numpy()
+        else:
+            self._view(self.positions)[index] = winners(chances).cpu().numpy()
+
     def finish(self) -> tuple[Labels, npt.NDArray[np.bool_] | None]:
         """Positions of classes and regions; every slab must have been taken."""
         return self.positions, self.regions
@@ -125,7 +135,10 @@ class Painter:
 
     def _hand_over(self, plane: Tensor, index: int) -> None:
         """Gives the probabilities of one plane of the case, logits (K, *S), to the sink."""
-        chances = plane.sigmoid() if self.plan.overlapping else plane.softmax(dim=0)
+        self._give(plane.sigmoid() if self.plan.overlapping else plane.softmax(dim=0), index)
+
+    def _give(self, chances: Tensor, index: int) -> None:
+        """Gives probabilities (K, *S) of one plane of the case to the sink."""
         box = [slice(0, n) for n in self.kept.shape]
         box[self.lead] = slice(index, index + 1)
         if self.sink is not None:

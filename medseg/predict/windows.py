@@ -46,6 +46,7 @@ class Cut:
     patch: voxels of a window. overlap: share of a window that its neighbour sees again. batch_size: windows computed
     at once. half_sums: keep the sums of open planes in float16, which halves their memory and moves logits by less
     than a thousandth of their size. margin: voxels of padding beyond the grid that windows may reach into.
+    along: the axis that is walked along; None: that which keeps the fewest logits in memory.
     """
 
     patch: tuple[int, ...]
@@ -53,6 +54,7 @@ class Cut:
     batch_size: int = 1
     half_sums: bool = False
     margin: int = 0
+    along: int | None = None
 
     def padded(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The grid with its margins, padded to at least one window."""
@@ -71,7 +73,9 @@ class Cut:
         return math.prod(len(s) for s in self.starts(shape))
 
     def lead(self, shape: Sequence[int]) -> int:
-        """The axis along which walking keeps the fewest logits in memory."""
+        """The axis that is walked along: the one that was asked for, else that which keeps the fewest logits."""
+        if self.along is not None:
+            return self.along
         return min(range(len(shape)), key=lambda a: (self.patch[a] / self.padded(shape)[a], a))
 
 
@@ -106,7 +110,7 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) ->
     found = []
     for n, p in zip(shape, patch):
         room = max(0, n - p)
-        count = math.ceil(room / (p * (1 - overlap))) + 1
+        count = math.ceil(room / max(1.0, p * (1 - overlap))) + 1
         step = room / (count - 1) if count > 1 else 0.0
         found.append([int(np.round(step * i)) for i in range(count)])
     return found

@@ -85,7 +85,22 @@ def _preparation(plan: Plan) -> str:
         if filtered
         else ""
     )
-    return _grid_and_scaling(plan) + _mirrored(plan) + edges
+    return _grid_and_scaling(plan) + _stages(plan) + _mirrored(plan) + edges
+
+
+def _stages(plan: Plan) -> str:
+    """What a network gets beside the image, and where it sees slices alone."""
+    masks = ", ".join(info["name"] for info in plan.previous.classes) if plan.previous else ""
+    cascade = (
+        f" Masks that a first stage had drawn ({masks}) were further channels of the image." if masks else ""
+    )
+    slices = plan.topology.get("slices")
+    flat = (
+        f" The network is two-dimensional and saw slices across the {'xyz'[slices]} axis."
+        if slices is not None
+        else ""
+    )
+    return cascade + flat
 
 
 def _mirrored(plan: Plan) -> str:

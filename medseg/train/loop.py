@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -117,13 +117,13 @@ class Training:
         waited_before = self.waited
         self.raw.train()
         clock.run()
-        with self._bar() as bar, Prefetch(self._read, clock.step + 1) as batches:
+        reader = Prefetch(self._read, clock.step + 1, stop=lambda: bool(stop), doing=self.sampler.in_words)
+        with self._bar() as bar, reader as batches:
             for batch in batches:
                 self._report(stop)
                 t, asked_to_stop, over = agree(self.fabric, clock.t, bool(stop), self._ending())
                 if asked_to_stop:
-                    self.save()
-                    raise Interrupted(f"training was asked to stop ({stop.reason}) after step {clock.step}")
+                    self._interrupted(stop)
                 if over:
                     self._say_ending(collapsed=over > SETTLED)
                 if t >= 1 or over:
@@ -137,8 +137,14 @@ class Training:
                     say(f"train    {line}")
                 if time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
                     self.save()
+            else:  # asked to stop while no batch came
+                self._interrupted(stop)
         clock.pause()
         self.save()  # a full disk at the very end costs nothing, and the training may be prolonged
+
+    def _interrupted(self, stop: StopRequest) -> NoReturn:
+        self.save()
+        raise Interrupted(f"training was asked to stop ({stop.reason}) after step {self.clock.step}")
 
     def _read(self, step: int) -> tuple[Patches, Patches | None]:
         return self.sampler.batch(step), self.procedure.batch(step)
@@ -162,8 +168,7 @@ class Training:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
-        arrays = (torch.from_numpy(batch.images), torch.from_numpy(batch.targets))
-        images, targets = self.fabric.to_device(arrays)
+        images, targets = self.fabric.to_device([torch.from_numpy(a) for a in (batch.images, batch.targets)])
         if self.augment is not None:
             with self.meter.augmenting():
                 images, targets = self.augment(images, targets, np.random.default_rng([*seeds, 2]))
@@ -312,8 +317,8 @@ class Training:
             "length": [self.settings.minutes, self.settings.steps],
         }
         weights = None if self.average is None else self.average.weights
-        kept = self.procedure.tensors()
-        save_checkpoint(self.job.folder.checkpoints, self.raw, self.optimiser, weights, facts, kept)
+        place, kept = self.job.folder.checkpoints, self.procedure.tensors()
+        save_checkpoint(place, self.raw, self.optimiser, weights, facts, kept)
 
     def _resume(self, facts: dict[str, Any]) -> None:
         weights = None if self.average is None else self.average.weights
@@ -341,11 +346,10 @@ class Training:
 
     def _learning(self, objective: Objective) -> Learning:
         """What the procedure works with."""
-        patch = self.job.plan.patch_size
         return Learning(
             raw=self.raw,
             net=self.net,
-            whole=lambda net: forward_through(self.raw, net, patch),
+            whole=lambda net: forward_through(self.raw, net, self.job.plan.patch_size),
             fabric=self.fabric,
             objective=objective,
             average=self.average,
@@ -387,11 +391,8 @@ class Training:
         return Progress("train", 100.0, "%")
 
     def _show(self, bar: Progress) -> None:
-        dice = (
-            ""
-            if self.last_look is None or self.last_look.dice is None
-            else f", val Dice {self.last_look.dice:.3f}"
-        )
+        look = self.last_look
+        dice = "" if look is None or look.dice is None else f", val Dice {look.dice:.3f}"
         note = f"step {self.clock.step}, loss {self.history.last_loss:.3f}{dice}, waited {self._wait_percent():.0f} % for data"
         bar.set(self.clock.t * bar.total, note)
 

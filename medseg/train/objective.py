@@ -68,10 +68,13 @@ class Objective:
 
 
 def loss_settings(loss: Mapping[str, Any] | str, plan: Plan) -> Mapping[str, Any] | str:
-    """`train.loss` with `batch_dice: auto` decided as nnU-Net does without a cascade: over the batch in 2D alone."""
+    """`train.loss` with `batch_dice: auto` decided as nnU-Net does: over the batch where patches are flat or small beside
+    the case, so that a coarse first stage is planned; of each sample elsewhere."""
     if isinstance(loss, str) or loss.get("batch_dice") != "auto":
         return loss
-    return {**loss, "batch_dice": plan.dims == 2}
+    flat = plan.dims == 2 or "slices" in plan.topology
+    small = plan.previous is not None or bool(plan.estimate.get("lowres_spacing_mm"))
+    return {**loss, "batch_dice": flat or small}
 
 
 StepLoss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]

@@ -67,6 +67,7 @@ class Sampler:
         self.cases = {case: cases[case] for case in sorted(cases)}
         self.names = tuple(self.cases)
         self.sampling = sampling
+        self.reading = ("", 0)  # case and step that are being read now
 
     def batch(self, step: int) -> Patches:
         """The patches of step 1, 2, ..."""
@@ -75,6 +76,7 @@ class Sampler:
         names = [self._case_at((step - 1) * size + place) for place in range(size)]
         first, drawn = own * self.sampling.rank, []
         for place, forced in enumerate(forced_foreground(rng, size, self.sampling.foreground)):
+            self.reading = names[place], step
             with about(names[place], "sampling"):
                 case = self.cases[names[place]]
                 corners = self._corners(
@@ -84,6 +86,11 @@ class Sampler:
                     drawn.append(self._read(case, *corners))
         images = np.stack([image for image, _ in drawn]).astype(np.float32, copy=False)
         return Patches(images, np.stack([target for _, target in drawn]), tuple(names[first : first + own]))
+
+    def in_words(self) -> str:
+        """What is being read now, for a wait that takes too long."""
+        case, step = self.reading
+        return f"reading case {case} for step {step}; does the disk of the prepared cases still answer?"
 
     def epoch(self, step: int) -> float:
         """How often each case has been seen after `step` steps."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from medseg.core.errors import UserError
-from medseg.zoo.build import build
+from medseg.zoo.build import build, parameter_count
 from medseg.zoo.card import Card
 
 DEFAULT_INPUT = {2: (1, 3, 256, 256), 3: (1, 1, 96, 96, 96)}
@@ -45,12 +46,16 @@ def flops_of(net: Any, shape: Sequence[int], device: str = "meta") -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     training = net.training
-    net.eval()
+    # The counter wants a gradient of a weight that is handed to a layer as it is (learned queries), which has none here.
+    trained = [weight for weight in net.parameters() if weight.requires_grad]
+    net.eval().requires_grad_(False)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             net(torch.zeros(tuple(shape), device=device))
     finally:
         net.train(training)
+        for weight in trained:
+            weight.requires_grad_(True)
     return int(counter.get_total_flops())
 
 
@@ -59,22 +64,33 @@ def count(
 ) -> dict[str, Any] | None:
     """Parameters and FLOPs of a size for an input (B, C, *S), rounded up to what the network takes.
 
-    None where the size needs a planned topology first, or cannot be counted without computing.
+    None where the size needs a planned topology first; FLOPs are None where a shape depends on the image's values.
     """
     import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
+    form = {"dims": len(shape) - 2, "in_channels": shape[1], "classes": classes, "size": size, **arguments}
     try:
         with torch.device("meta"):
-            net = build(
-                card.name,
-                dims=len(shape) - 2,
-                in_channels=shape[1],
-                classes=classes,
-                size=size,
-                **arguments,
-            )
-            taken = (*shape[:2], *fitting(shape[2:], net))
-            flops = flops_of(net, taken)
+            net = build(card.name, **form)
     except (UserError, RuntimeError, NotImplementedError):
         return None
+    taken = (*shape[:2], *fitting(shape[2:], net))
+    flops: int | None = None
+    with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+        flops = flops_of(net, taken)
+    if (
+        flops is None
+    ):  # it may hold a constant on the CPU, or ask for the CPU's precision, which meta tensors have not
+        with suppress(RuntimeError, NotImplementedError), FakeTensorMode():
+            flops = flops_of(build(card.name, **form), taken, "cpu")
     return {"input": list(taken), "params": sum(p.numel() for p in net.parameters()), "flops": flops}
+
+
+def figures_of(card: Card) -> dict[str, Any]:
+    """What is counted of a network: every size and form at `DEFAULT_INPUT`, and the form that was published."""
+    forms = [(size, dims) for size in card.sizes for dims in card.dims]
+    return {
+        "forms": {f"{size} {dims}D": count(card, size, DEFAULT_INPUT[dims]) for size, dims in forms},
+        "as_published": parameter_count(card, "paper", **card.params_form) if card.params else None,
+    }

@@ -43,6 +43,9 @@ def test_a_card_shows_paper_arguments_and_counts(medseg: Callable) -> None:
     assert "features" in facts["arguments"]
     code, text, _ = medseg("show", "3d-u-net")
     assert "Cicek" in text
+    code, _, err = medseg("show", "3d-u-net", "--size", "smal")
+    assert code == 2
+    assert "did you mean small" in err
 
 
 def test_an_unknown_system_is_answered_with_the_nearest(medseg: Callable) -> None:

@@ -86,6 +86,15 @@ def make_quick(path: Path) -> None:
     )
 
 
+def write_stages(path: Path) -> None:
+    """The file of the guide's comparison of stages, with tiny networks and patches that a coarse grid helps."""
+    block = re.search(r"^```yaml\n(include: pipeline.yaml\n.*?)^```$", GUIDE.read_text(), flags=re.M | re.S)
+    assert block is not None
+    found = yaml.safe_load(block[1])
+    tiny = [{**system, "size": "tiny"} for system in found["system"]]
+    path.write_text(yaml.safe_dump({**found, "system": tiny, "train": {"patch_size": [8, 8, 8]}}))
+
+
 def test_every_command_of_the_guide_ends_well(desk: Path, capfd: pytest.CaptureFixture) -> None:
     from medseg.train.several import free_port
 
@@ -97,6 +106,8 @@ def test_every_command_of_the_guide_ends_well(desk: Path, capfd: pytest.CaptureF
     assert len(found) >= 12
     for command in found:
         words = shlex.split(command)
+        if "stages.yaml" in words:
+            write_stages(desk / "stages.yaml")
         code = torchrun(words[1:]) if words[0] == "torchrun" else _main(words[1:])
         assert words[0] in ("medseg", "torchrun")
         assert code == 0, (command, capfd.readouterr().err[-2000:])
@@ -112,6 +123,9 @@ def test_every_command_of_the_guide_ends_well(desk: Path, capfd: pytest.CaptureF
         if "FINE_MASKS" in words:
             assert len(list((desk / "FINE_MASKS").glob("*.nii.gz"))) == 5
             assert (desk / "FINE" / "model" / "previous" / "model.json").is_file()
+    compared = json.loads((desk / "STAGES" / "choice.json").read_text())["candidates"]
+    stages = {"3d-u-net-tiny", "3d-u-net-tiny-lowres", "3d-u-net-tiny-cascade"}
+    assert {row["system"] for row in compared} == stages
     for name in ("RUN", "CROSSED", "TUNED", "FINE", "SHARED", "WIDE"):
         assert (desk / name / "report.html").is_file(), name
         assert (desk / name / "model" / "model.json").is_file(), name

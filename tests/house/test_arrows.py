@@ -24,7 +24,7 @@ FLOORS = [
     {"train", "score", "check", "plan"},
     {"report", "view"},
     {"remember", "cross_validation"},
-    {"mean_of_two"},
+    {"mean_of_two", "two_stages"},
     {"pipeline"},
     {"bench"},
     {"gallery"},

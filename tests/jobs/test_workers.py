@@ -143,6 +143,18 @@ def test_a_later_call_on_some_cases_forgets_nothing_of_the_others(tmp_path: Path
     assert journal.outcomes(path, "failed") == [("predict", "", "a", "failed", "gap")]
 
 
+def test_all_of_the_input_is_listed_and_what_is_known_of_a_case_stays(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal.list_input(path, "predict", "", ["a", "b", "c"], {"d": "no image"})
+    journal.begin(path, "predict", "", ["a"])
+    journal.note(path, "predict", "", "a", "done")
+    journal.list_input(path, "predict", "", ["a", "b", "d"], {"c": "damaged"})
+    assert journal.counts(path, "predict") == {"done": 1, "listed": 2, "skipped": 1}
+    assert journal.outcomes(path) == [("predict", "", "c", "skipped", "damaged")]
+    journal.record(path, "", Result("predict", "one done", 1, skipped={"c": "damaged"}), noted=True)
+    assert journal.counts(path, "predict") == {"done": 1, "listed": 2, "skipped": 1}
+
+
 # --- settings -----------------------------------------------------------------------------------------------------
 
 

@@ -125,6 +125,16 @@ def test_nothing_is_mirrored_left_right_when_a_class_has_a_side():
         _plan(_pipeline(train={"flips": [3]}), cases)
 
 
+def test_mirrored_copies_are_refused_where_training_mirrors_nothing():
+    flat = {"rotate": 0.2}
+    mirrored = {"predict": {"flips": True}}
+    with pytest.raises(UserError, match="training mirrors nothing") as caught:
+        _plan(_pipeline(train={"augment": flat}, **mirrored), [_case("a")])
+    assert "add `flip` to train.augment" in str(caught.value.hint)
+    assert _plan(_pipeline(train={"augment": {**flat, "flip": 1.0}}, **mirrored), [_case("a")]).flips
+    assert _plan(_pipeline(train={"augment": flat, "flips": []}, **mirrored), [_case("a")]).mirror_axes == []
+
+
 def test_a_median_case_too_large_for_a_cpu_is_coarsened_finest_axes_first():
     cases = [_case("a")]
     object.__setattr__(cases[0], "shape", (512, 512, 400))
@@ -232,7 +242,7 @@ def test_on_a_gpu_the_planned_network_is_nnunets(monkeypatch):
         find("nnunet-plain"),
     )
     assert (plan.patch_size, plan.batch_size) == ([40, 56, 40], 7)
-    assert plan.reasons["patch_size"] == "nnU-Net's planner nnunet for 8 GB"
+    assert plan.reasons["patch_size"] == "nnU-Net's planner nnunet for 8 GB; covers 100% of the median case"
 
 
 def test_more_memory_than_there_is_is_refused_before_work():

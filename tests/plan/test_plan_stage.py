@@ -40,7 +40,7 @@ def journey(tmp_path):
             {
                 "name": "t",
                 "data": {"root": str(tmp_path / "data"), "classes": {"organ": 1}, "modality": "mr"},
-                "system": {"name": system, "size": size},
+                "system": system if isinstance(system, dict) else {"name": system, "size": size},
                 "compute": {"device": "cpu", "workers": 1},
                 **sections,
             }
@@ -99,6 +99,40 @@ def test_a_system_for_volumes_is_refused_for_flat_images(journey, tmp_path):
             Image.fromarray(np.full((40, 50), k % 2, np.uint8)).save(journey.data / kind / f"p{k}.png")
     with pytest.raises(UserError, match="3d-u-net works on 3D images, these are flat images"):
         journey.plan()
+
+
+@pytest.mark.parametrize(("spacing", "axis"), [([2, 2, 2], 2), ([2, 5, 2], 1)])
+def test_slices_are_planned_across_the_coarsest_axis(journey, spacing, axis):
+    system = {"name": "u-net", "size": "tiny", "configuration": "2d"}
+    journey.plan(system=system, ingest={"spacing_mm": spacing})
+    plan = load_plan(journey.folder.plan)
+    assert plan.dims == 3
+    assert plan.topology == {"slices": axis}
+    assert plan.patch_size[axis] == 1
+    assert all(n > 1 for a, n in enumerate(plan.patch_size) if a != axis)
+    assert plan.mirror_axes == [a for a in range(3) if a != axis]
+    assert "the 2D form of u-net" in plan.reasons["topology"]
+    shape = [30, 28, 26] if axis == 2 else [30, 11, 26]
+    assert plan.estimate["predict_windows"] == shape[axis]
+    assert "lowres_spacing_mm" not in plan.estimate
+
+
+def test_a_patch_that_is_set_for_volumes_gives_its_plane_to_slices(journey):
+    system = {"name": "u-net", "size": "tiny", "configuration": "2d"}
+    journey.plan(system=system, train={"patch_size": [16, 32, 8]})
+    assert load_plan(journey.folder.plan).patch_size == [16, 32, 1]
+
+
+def test_a_system_for_images_alone_is_offered_slices(journey):
+    from medseg.config import System
+
+    for kind in ("network", "classical"):
+        flat = SimpleNamespace(name="flat", dims=(2,), kind=kind)
+        with pytest.raises(UserError, match="flat works on 2D images, these are volumes") as caught:
+            stage._require_dims(flat, System(name="flat"), 3)
+        assert ("configuration: 2d" in caught.value.hint) is (kind == "network")
+    with pytest.raises(UserError, match="works on 3D images, these are slices"):
+        journey.plan(system={"name": "3d-u-net", "size": "tiny", "configuration": "2d"})
 
 
 def test_unreadable_cases_do_not_stop_the_plan_but_all_of_them_do(journey):

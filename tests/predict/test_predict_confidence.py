@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 
 from medseg.config import IntensityPlan, Pipeline, Plan, Predict, System
 from medseg.core.case import Image
+from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo
 from medseg.model.ensemble import load_models
-from medseg.model.folder import build_system, load_model, save_model
+from medseg.model.folder import Model, build_system, load_model, save_model
 from medseg.predict import confidence
 from medseg.predict.case import Predictor
 from medseg.predict.confidence import Confidence, Disagreement, summary
 from medseg.predict.folder import predict_folder
+from medseg.predict.outputs import settings_digest
 from medseg.predict.windows import Slab
 
 NAMES = ("organ", "vessel")
@@ -185,3 +188,117 @@ def test_the_figures_stand_beside_the_mask_and_in_the_manifest(members: list[Pat
     for name in confidence.FIGURES:
         assert 0 <= facts[name] <= 1
         assert table[name][0] == facts[name]
+
+
+# --- several answers of one network -------------------------------------------------------------------------------
+
+
+def a_network(
+    seed: int = 0, mirrored: bool = False, dropout: float = 0.4, channels: int = 8, **changes: Any
+) -> Model:
+    """A small network with a dropout in its middle, sure of little."""
+    torch.manual_seed(seed)
+    classes = tuple(ClassInfo(name, index + 1, (1, 2, 3)) for index, name in enumerate(NAMES))
+    facts = {"dims": 3, "in_channels": 1, "classes": [one.as_json() for one in classes], "out_channels": 3, "spacing_mm": [2.0] * 3,
+             "intensity": [IntensityPlan(scheme="zscore")], "image_order": 1, "patch_size": [16] * 3, "batch_size": 1,
+             "mirror_axes": [0, 2] if mirrored else [], "flips": mirrored}  # fmt: skip
+    plan = Plan.model_validate({**facts, **changes})
+    conv = torch.nn.Conv3d
+    layers = [
+        conv(1, channels, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Dropout(dropout),
+        conv(channels, plan.out_channels, 1),
+    ]
+    return Model(
+        torch.nn.Sequential(*layers).eval(), None, plan, classes, System(name="3d-u-net"), "f" * 64, {}
+    )
+
+
+def an_image() -> Image:
+    return Image(an_array()[None], Geometry.from_spacing((24, 16, 20), (2, 2, 2)))
+
+
+def alone(model: Model, **settings: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    seg = Predictor(model, Predict(precision="fp32", **settings)).segment(an_image())
+    return seg.labels, seg.provenance["confidence"]
+
+
+@pytest.mark.parametrize("kind", ["mirrors", "dropout"])
+def test_one_networks_answers_are_compared_where_it_is_asked_for_and_the_mask_is_the_same(kind: Any) -> None:
+    model = a_network(mirrored=True)
+    labels, plain = alone(model)
+    same, figures = alone(model, disagreement=kind)
+    assert np.array_equal(labels, same)
+    assert set(plain["case"]) == {"probability", "entropy"}
+    assert 0 < figures["case"]["disagreement"] < 1
+    assert {name: value for name, value in figures["case"].items() if name != "disagreement"} == plain["case"]
+    torch.randn(5)
+    assert alone(model, disagreement=kind)[1] == figures, "whatever random numbers were drawn before"
+
+
+def test_dropout_draws_no_random_number_of_the_callers_and_is_off_afterwards() -> None:
+    model = a_network()
+    torch.manual_seed(3)
+    wanted = torch.randn(4)
+    torch.manual_seed(3)
+    alone(model, disagreement="dropout")
+    assert torch.equal(torch.randn(4), wanted)
+    assert not any(layer.training for layer in model.net.modules())
+
+
+def test_answers_of_a_network_that_is_the_same_in_the_mirror_do_not_differ() -> None:
+    model = a_network(mirrored=True)
+    for layer in model.net:
+        if isinstance(layer, torch.nn.Conv3d):
+            layer.weight.data = (
+                layer.weight.data
+                + layer.weight.data.flip(2, 4)
+                + layer.weight.data.flip(2)
+                + layer.weight.data.flip(4)
+            ) / 4
+    _, figures = alone(model, disagreement="mirrors")
+    assert figures["case"]["disagreement"] <= 0.001
+
+
+@pytest.mark.parametrize("kind", ["mirrors", "dropout"])
+def test_a_network_without_its_last_layer_is_compared_by_the_classes_that_it_leads_to(kind: Any) -> None:
+    small, whole = a_network(mirrored=True, channels=2), a_network(mirrored=True, channels=2)
+    predictor = Predictor(small, Predict(precision="fp32", disagreement=kind))
+    assert predictor.summed == 3, "two features and the mark of air in the place of three classes"
+    found = predictor.segment(an_image()).provenance["confidence"]
+    other = Predictor(whole, Predict(precision="fp32", disagreement=kind))
+    other.net = whole.net  # the network as it is
+    assert other.segment(an_image()).provenance["confidence"]["case"]["disagreement"] == pytest.approx(
+        found["case"]["disagreement"], abs=0.002
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "hint"),
+    [
+        ({"disagreement": "mirrors"}, "no mirrored copies are predicted", "predict.flips: true"),
+        ({"disagreement": "dropout"}, "no layer of dropout", "several folds"),
+    ],
+)
+def test_what_a_network_cannot_be_asked_is_said_with_the_way_out(
+    settings: dict[str, Any], said: str, hint: str
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        Predictor(a_network(dropout=0.0), Predict(**settings))
+    assert hint in caught.value.hint
+    assert "predict.disagreement" in caught.value.where
+
+
+def test_converted_networks_ensembles_and_classical_methods_are_refused(members: list[Path]) -> None:
+    with pytest.raises(UserError, match="openvino computes without dropout"):
+        Predictor(a_network(), Predict(disagreement="dropout", engine="openvino"))
+    with pytest.raises(UserError, match="of an ensemble the members are compared"):
+        Predictor(load_models(members), Predict(disagreement="mirrors", flips=True))
+    with pytest.raises(UserError, match="a classical method gives one answer"):
+        Predictor(replace(a_network(), net=None), Predict(disagreement="dropout"))
+
+
+def test_what_is_compared_decides_whether_a_case_is_done_again() -> None:
+    digests = {settings_digest(Predict(disagreement=kind), None) for kind in ("auto", "mirrors", "dropout")}
+    assert len(digests) == 3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from medseg.config import IntensityPlan, Plan, Predict, System
 from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
+from medseg.core.progress import be_quiet
 from medseg.core.segmentation import ClassInfo
 from medseg.model.folder import Model
 from medseg.predict.case import Predictor
-from medseg.predict.engines import choose, kept, table
+from medseg.predict.engines import choose, gate, kept, table
+from medseg.predict.engines.gate import Gate
 
 HERE = "tests.predict.test_predict_engines"
 
@@ -52,8 +54,8 @@ def an_image(size: int = 20) -> Image:
     return Image(array, Geometry.from_spacing(array.shape[1:], (1.0, 1.0, 1.0)))
 
 
-def labels(**settings: Any) -> tuple[np.ndarray, Predictor]:
-    predictor = Predictor(a_model(), Predict(**settings))
+def labels(cases: int = 1000, **settings: Any) -> tuple[np.ndarray, Predictor]:
+    predictor = Predictor(a_model(), Predict(**settings), cases=cases)
     return predictor.segment(an_image()).labels, predictor
 
 
@@ -123,37 +125,123 @@ def test_an_engine_that_gives_other_labels_is_not_taken(
     assert predictor.choice.tried[0]["dice_against_fp32"] < 0.999
 
 
-def slower(net: torch.nn.Module, seconds: float) -> Any:
-    def forward(windows: torch.Tensor) -> torch.Tensor:
-        time.sleep(seconds)
-        return net(windows).detach()
+def pretend_times(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
+    """PyTorch's first window takes the first of these seconds, the engines one after the other the rest."""
+    times = iter(seconds[1:])
+    monkeypatch.setattr(choose, "_first_seconds", lambda gate, plain: seconds[0])
+    monkeypatch.setattr(choose, "seconds_of", lambda run, samples, fastest=0.0: next(times))
 
-    return forward
 
-
-@pytest.mark.parametrize(("seconds", "taken"), [(0.0, "openvino"), (0.2, "torch")])
-def test_auto_takes_the_fastest_that_passes(
-    seconds: float, taken: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("seconds", "taken"), [(0.01, "openvino"), (0.2, "torch")])
+def test_auto_takes_the_fastest_that_passes_and_says_what_it_tries(
+    seconds: float, taken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a_fake(monkeypatch, make=lambda net, setting: slower(net, seconds))
-    times = iter([0.1, seconds])
-    monkeypatch.setattr(choose, "_seconds", lambda run, samples: next(times))
+    a_fake(monkeypatch)
+    pretend_times(monkeypatch, 0.2, 0.1, seconds)
+    be_quiet(False)
     _, predictor = labels()
     assert predictor.choice is not None
     assert predictor.choice.engine == taken
     assert {row["engine"] for row in predictor.choice.tried} == {"torch", "openvino"}
+    said = capsys.readouterr().err
+    assert "trying Fake fp32; torch fp32 takes 0.10 s a window" in said
+    assert f"{min(0.1, seconds):.2f} s a window, after 0 s" in said
+
+
+def test_an_engine_for_which_a_gpus_memory_is_too_small_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(net: Any, setting: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    a_fake(monkeypatch, make=full)
+    pretend_times(monkeypatch, 0.1, 0.1)
+    be_quiet(False)
+    assert labels()[1].engine.startswith("torch")
+    assert "Fake fp32: the memory of the GPU ran out" in capsys.readouterr().err
+
+
+def test_half_precision_is_named_before_it_is_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("medseg.predict.precision.has_bfloat16", lambda: True)
+    be_quiet(False)
+    labels(engine="torch")
+    assert "choosing the engine on a window of this case: torch bf16 against fp32" in capsys.readouterr().err
 
 
 def test_auto_sets_nothing_up_for_work_that_is_soon_done(monkeypatch: pytest.MonkeyPatch) -> None:
     a_fake(monkeypatch, set_up_seconds=30.0, make=lambda net, setting: pytest.fail("was set up"))
-    _, predictor = labels()
-    assert predictor.engine.startswith("torch")
+    pretend_times(monkeypatch, 0.1)
+    _, predictor = labels(cases=1)
+    assert predictor.engine.startswith("torch"), "and nothing was timed either: no second time was asked for"
+
+
+@pytest.mark.parametrize(
+    ("windows", "spent", "pays"), [(172, 0.0, True), (171, 0.0, False), (172, 0.1, False)]
+)
+def test_all_the_trying_may_take_a_quarter_of_the_work(windows: int, spent: float, pays: bool) -> None:
+    wish = choose.Wish("auto", "auto", "cpu", windows, True, False)
+    assert choose._pays("compile", 1.0, wish, 1, spent) is pays, "40 s of setting up and 3 windows"
+    assert not choose._pays("compile", 1.0, wish, 2, spent), "two members are set up"
+
+
+def test_where_half_precision_fails_the_other_engines_are_still_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("medseg.predict.precision.has_bfloat16", lambda: True)
+    monkeypatch.setattr(choose, "PARITY", 1.1)
+    a_fake(monkeypatch)
+    tried: list[str] = []
+    monkeypatch.setattr(choose, "_tried", lambda gate, wish, kind, fastest: tried.append(kind))
+    monkeypatch.setattr(choose, "seconds_of", lambda run, samples, fastest=0.0: 1.0)
+    assert labels()[1].engine.startswith("torch fp32: half precision has a Dice of only")
+    assert tried == ["fp32"], "the first window of float32 was timed although its labels were known"
+
+
+def test_no_window_of_float32_is_computed_twice_for_the_gate() -> None:
+    model, windows = a_model(), torch.randn(2, 1, 16, 16, 16)
+    assert model.net is not None
+    calls: list[int] = []
+    model.net.register_forward_hook(lambda *_: calls.append(1))
+    judge = Gate(model.net, windows, background=True, overlapping=False)
+    other = a_model().net
+    for _ in range(3):
+        assert judge.verdict(lambda window: other(window).detach()).dice == 1.0
+    assert judge.verdict(lambda window: -other(window).detach()).dice < 0.999
+    assert len(calls) == 2, "one a sample"
+
+
+def test_the_gate_looks_at_regions_one_by_one() -> None:
+    net = a_model().net
+    windows = torch.randn(1, 1, 16, 16, 16)
+    wanted = net(windows)[0] > 0
+    judge = Gate(net, windows, background=False, overlapping=True)
+    moved = net(windows)[0] > 0.01
+    dice = 2 * int((wanted & moved).sum()) / int(wanted.sum() + moved.sum())
+    assert judge.verdict(lambda window: net(window).detach() - 0.01).dice == pytest.approx(dice, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fastest", "windows", "seconds"), [(9.0, 2, 2.0), (2.1, 2, 2.0), (2.0, 1, 3.0), (1.0, 1, 3.0)]
+)
+def test_an_engine_that_is_clearly_slower_is_timed_once(
+    fastest: float, windows: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 3.0, 10.0, 12.0])
+    monkeypatch.setattr(gate, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    calls: list[int] = []
+    found = gate.seconds_of(
+        lambda window: calls.append(len(window)) or window, torch.zeros(3, 1, 2, 2, 2), fastest
+    )
+    assert found == seconds
+    assert calls == [1] * windows
 
 
 def test_speed_is_measured_once_for_a_model_and_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    a_fake(monkeypatch, make=lambda net, setting: made.append("x") or slower(net, 0.0))
-    monkeypatch.setattr(choose, "_seconds", lambda run, samples: 0.5)
+    a_fake(monkeypatch, make=lambda net, setting: made.append("x") or (lambda windows: net(windows).detach()))
+    pretend_times(monkeypatch, 0.5, 0.5, 0.5)
     labels()
     machine = kept.machine_key(torch.get_num_threads())
     assert kept.read_speeds("f" * 64, machine) == {"torch fp32": 0.5, "openvino fp32": 0.5}

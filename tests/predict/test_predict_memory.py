@@ -44,26 +44,36 @@ from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo
 from medseg.model.folder import Model
 from medseg.predict.case import Predictor
-from medseg.predict.memory import engine_bytes, estimate, held_bytes, window_bytes
+from medseg.model.members import Members
+from medseg.predict import many
+from medseg.predict.job import Job
+from medseg.predict.memory import held_bytes
 from medseg.zoo.build import build
 
 kind, engine, precision = sys.argv[1:4]
 k, patch, side, slices = map(int, sys.argv[4:])
 conv = torch.nn.Conv3d
-net = {
+mean, many_of = ("probabilities" if "chances" in kind else "logits"), 2 if kind.startswith("ensemble") else 1
+form = "u-net" if kind.startswith(("ensemble", "mirrors")) else kind
+make = {
     "u-net": lambda: build("3d-u-net", dims=3, in_channels=1, classes=k, size="tiny"),
     "few channels": lambda: torch.nn.Sequential(conv(1, 4, 3, padding=1), torch.nn.ReLU(), conv(4, k, 3, padding=1)),
     "put off": lambda: torch.nn.Sequential(conv(1, 8, 3, padding=1), torch.nn.ReLU(), conv(8, k, 1)),
-}[kind]().eval()
+    "dropout": lambda: torch.nn.Sequential(conv(1, 12, 3, padding=1), torch.nn.Dropout(0.3), conv(12, k, 3, padding=1)),
+}[form]
+net = (Members([make() for _ in range(many_of)]) if many_of > 1 else make()).eval()
 classes = tuple(ClassInfo(f"c{n}", n, (0, 0, 0)) for n in range(1, k))
 plan = Plan(dims=3, in_channels=1, classes=[c.as_json() for c in classes], out_channels=k, spacing_mm=[2.0] * 3,
             intensity=[IntensityPlan(scheme="ct", low=-900, high=900, shift=0, scale=100)], image_order=3,
-            patch_size=[patch] * 3, batch_size=1)
+            patch_size=[patch] * 3, batch_size=1, mirror_axes=[0, 2] if "mirror" in kind else [])
+settings = Predict(engine=engine, precision=precision, overlap=0.25, ensemble=mean, flips="mirror" in kind,
+                   disagreement="mirrors" if kind == "mirrors compared" else "dropout" if kind == "dropout" else "auto")
 array = np.random.default_rng(0).integers(-1000, 1000, (1, side, side, slices), dtype=np.int16)
 image = Image(array, Geometry.from_spacing(array.shape[1:], (1.0, 1.0, 1.0)))
-predictor = Predictor(Model(net, None, plan, classes, System(name="3d-u-net"), "0", {}), Predict(engine=engine, precision=precision, overlap=0.25))
-need = estimate(image.geometry, 2, plan, predictor.cut, window_bytes(predictor.net, 1, plan.patch_size, k) + engine_bytes(engine), 1,
-                predictor.summed)
+predictor = Predictor(Model(net, None, plan, classes, System(name="3d-u-net"), "0", {}), settings)
+job = Job(predictor, None, settings, "", 10**12)
+many._prepare_budget(job)
+need = many._need(job, image)
 held = held_bytes()
 predictor.segment(image)
 # Not ru_maxrss: a new process starts with that of the one that started it.
@@ -90,6 +100,10 @@ def measure(*arguments: object) -> dict[str, int]:
         ("u-net", "torch", "bf16", 25, 48, 128, 128),
         ("few channels", "torch", "fp32", 5, 96, 192, 100),
         ("put off", "torch", "fp32", 104, 64, 160, 128),
+        ("mirrors compared", "torch", "bf16", 25, 64, 128, 128),
+        ("dropout", "torch", "fp32", 25, 64, 128, 128),
+        ("ensemble, mirrored", "torch", "fp32", 25, 64, 128, 128),
+        ("ensemble of chances, mirrored", "torch", "fp32", 25, 64, 128, 128),
         pytest.param("u-net", "openvino", "fp32", 25, 64, 160, 128, marks=NEEDS_OPENVINO),
         pytest.param("put off", "openvino", "fp32", 104, 64, 160, 128, marks=NEEDS_OPENVINO),
     ],
@@ -161,4 +175,8 @@ def test_on_a_gpu_logits_stay_there_when_they_fit_and_in_main_memory_when_not(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * 10**8, 8 * 10**9))
     left, in_ram = on_gpu(need, "cuda:0")
     assert (left.sums, left.windows, in_ram) == (need.sums, 0, True)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 80 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10**8)
+    assert not on_gpu(need, "cuda:0")[1], "what PyTorch kept from the case before is free for the next"
+    assert on_gpu(need, "cuda:0", only_in_ram=True) == (left, True), "unless it ran out once"
     assert on_gpu(need, "cpu") == (need, False)

@@ -18,11 +18,14 @@ import numpy as np
 import pandas
 import pytest
 
+from medseg.cli_predict import say_status
 from medseg.config import IntensityPlan, Pipeline, Plan, System
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo
+from medseg.jobs import journal
 from medseg.model.folder import build_system, save_model
 from medseg.predict.folder import predict_folder
+from medseg.predict.manifest import journal_of, states_of
 from medseg.predict.share import Share
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +78,44 @@ def test_shares_meet_every_case_once(model: Path, cohort: Path, tmp_path: Path) 
     assert sorted(p.name for p in (out / "manifest").glob("*.sqlite"))[0] == "journal-1-of-4.sqlite"
     totals = json.loads((out / "manifest" / "manifest.json").read_text())["totals"]
     assert totals["cases"] == CASES
+
+
+def test_the_status_of_some_shares_counts_every_case_of_the_input(
+    model: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (cohort / "case5.nii.gz").write_bytes(b"damaged")
+    predict_folder(model, cohort, out, settings(), Share(shard="2/4"))
+    found = states_of(out)
+    assert sum(found.counts.values()) == CASES, "1 and 5 of the second share, and those that nobody began"
+    assert (found.counts["failed"], found.counts["waiting"]) == (1, 4)
+    assert found.not_begun == ["case0", "case2", "case3", "case4"]
+    say_status(out, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "1 failed, 4 waiting" in lines[0]
+    assert lines[-1] == "4 of the waiting are in no call yet: another share, or all without --trial"
+    assert not any("goes on" in line for line in lines), "the call that was made is through"
+    for number in (1, 3, 4):
+        predict_folder(model, cohort, out, settings(), Share(shard=f"{number}/4"))
+    found = states_of(out)
+    assert found.counts["done"] + found.counts["review"] == CASES - 1, "no share's list hides another's masks"
+    assert (found.counts["failed"], found.counts["waiting"], found.not_begun) == (1, 0, [])
+
+
+def test_the_status_counts_what_is_no_case_and_says_so_to_scripts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = journal_of(tmp_path, "1-of-2")
+    journal.list_input(book, "predict", "", ["a", "b", "c"], {"scout": "a localiser"})
+    journal.begin(book, "predict", "", ["a", "c"])
+    say_status(tmp_path, as_json=False)
+    text = capsys.readouterr().out
+    assert "0 done, 0 to look at, 0 failed, 3 waiting, 1 left out" in text
+    assert "the same `medseg predict` call goes on" in text
+    say_status(tmp_path, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["counts"] == {"done": 0, "review": 0, "failed": 0, "waiting": 3, "left_out": 1}
+    assert facts["not_begun"] == ["b"]
 
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "a/b", "3", "1/0"])

@@ -197,3 +197,8 @@ def test_a_margin_moves_the_image_away_from_the_ends_of_its_windows() -> None:
     assert (plain[1, 0] < 0).all()
     assert wide.shape == plain.shape
     assert (wide[1] > 0).all()
+
+
+def test_windows_of_one_voxel_are_never_computed_twice() -> None:
+    assert window_starts((5,), (1,), 0.5) == [[0, 1, 2, 3, 4]]
+    assert window_starts((1,), (1,), 0.5) == [[0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import torch
 from torch import nn
 
 from medseg.core.errors import Interrupted, UserError
+from medseg.train import prefetch
 from medseg.train.checkpoints import FILE, read_facts
 from medseg.train.loop import train
+from medseg.train.sampler import Sampler
 
 TIMES = ("seconds", "data_wait_percent", "augment_percent", "ram_bytes")
 
@@ -140,6 +143,32 @@ def test_a_stop_during_a_look_leaves_the_look_to_the_next_time(
     train(resumed, cut)
     assert same_weights(uncut, resumed)
     assert curve(whole) == curve(cut)
+
+
+def test_a_stop_is_answered_while_the_disk_does_not_answer(
+    job: Callable, small: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader hangs for good: a checkpoint is written all the same, and resumed it ends like an uncut training."""
+    hangs = threading.Event()
+    uncut, whole = small(), job("uncut")
+    train(uncut, whole)
+
+    def hanging(self: Sampler, step: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        hangs.wait()
+
+    first, cut = small(), job("cut")
+    monkeypatch.setattr(Sampler, "batch", hanging)
+    monkeypatch.setattr(prefetch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(prefetch, "LEAVE_SECONDS", 0.0)
+    with pytest.raises(Interrupted, match="asked to stop"):
+        train(first, cut)
+    monkeypatch.undo()
+    hangs.set()
+    assert (cut.folder.checkpoints / FILE).is_file()
+    resumed = small()
+    train(resumed, cut)
+    assert same_weights(uncut, resumed)
 
 
 def test_ctrl_c_is_a_stop_as_well_and_handlers_are_put_back(job: Callable, small: Callable) -> None:

@@ -96,11 +96,22 @@ def test_outputs_of_all_resolutions_have_nnunets_weights(
     assert float(objective(given, targets)) == pytest.approx(float(np.dot(parts, weights)), abs=1e-5)
 
 
-def test_dice_is_taken_over_the_batch_in_2d_alone(load: Callable, plan: Callable) -> None:
-    settings = load("nnunet.yaml").train
-    for dims, over_batch in ((2, True), (3, False)):
-        objective = Objective(settings, plan(dims=dims, patch_size=[16] * dims))
-        assert objective.loss.measure.keywords["settings"].batch_dice is over_batch
+@pytest.mark.parametrize(
+    ("changes", "over_batch"),
+    [
+        ({"dims": 2, "patch_size": [16, 16]}, True),
+        ({}, False),
+        ({"patch_size": [16, 16, 1], "topology": {"slices": 2}}, True),
+        ({"estimate": {"lowres_spacing_mm": [3.0, 3.0, 3.0]}}, True),
+        ({"estimate": {"lowres_spacing_mm": None}}, False),
+    ],
+    ids=["2D", "3D", "slices", "beside a coarse stage", "no coarse stage"],
+)
+def test_dice_is_taken_over_the_batch_where_nnunet_does(
+    load: Callable, plan: Callable, changes: dict, over_batch: bool
+) -> None:
+    objective = Objective(load("nnunet.yaml").train, plan(**{"dims": 3, "patch_size": [16] * 3, **changes}))
+    assert objective.loss.measure.keywords["settings"].batch_dice is over_batch
 
 
 @pytest.mark.parametrize("recipe", ["nnunet.yaml", "fast.yaml"])

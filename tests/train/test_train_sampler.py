@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from medseg.train import prefetch
 from medseg.train.prefetch import Prefetch
 from medseg.train.sampler import (
     IGNORED,
@@ -150,6 +152,42 @@ def test_batches_are_made_ahead_in_order_and_the_wait_is_measured() -> None:
     assert found == [4, 5, 6, 7, 8]
     assert 0.02 < batches.waited < 1.0
     assert not batches._thread.is_alive()
+
+
+def test_a_reader_that_hangs_is_named_and_a_wish_to_stop_ends_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hangs, said, asked = threading.Event(), list[str](), list[int]()
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 3
+
+    monkeypatch.setattr(prefetch, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(prefetch, "STALLED_SECONDS", 0.0)
+    monkeypatch.setattr(prefetch, "LEAVE_SECONDS", 0.0)
+    monkeypatch.setattr(prefetch, "say", said.append)
+    with Prefetch(
+        lambda step: hangs.wait(), 1, stop=stop, doing=lambda: "reading case c7 for step 1"
+    ) as batches:
+        assert list(batches) == []
+    hangs.set()
+    assert len(asked) == 4
+    assert "no batch for" in said[0]
+    assert said[0].endswith("reading case c7 for step 1")
+
+
+def test_the_sampler_says_what_it_reads(ball: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, heard = ball(1), list[str]()
+    sampler, read = Sampler({"c1": case}, sampling(batch_size=1)), case.read_target
+
+    def listening(*box: object) -> np.ndarray:
+        heard.append(sampler.in_words())
+        return read(*box)
+
+    monkeypatch.setattr(case, "read_target", listening)
+    sampler.batch(6)
+    assert heard == ["reading case c1 for step 6; does the disk of the prepared cases still answer?"]
 
 
 def test_an_error_in_the_reading_thread_reaches_the_loop() -> None:

@@ -1,8 +1,9 @@
-"""The commands that measure the whole zoo: whether it learns, and what it holds in memory."""
+"""The commands that measure the whole zoo: whether it learns, what it holds in memory, what `show` says of it."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from torch import nn
 
 from medseg.bench.baselines import INTENSITY, fit_baseline
 from medseg.zoo.build import find
+from medseg.zoo.catalog import CATALOG
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 
@@ -28,7 +30,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-learns, memory = script("zoo_learns"), script("zoo_memory")
+learns, memory, figures = script("zoo_learns"), script("zoo_memory"), script("zoo_figures")
 
 
 # --- zoo_learns ---------------------------------------------------------------------------------------------------
@@ -139,6 +141,11 @@ def test_a_counted_step_holds_weights_gradients_and_activations() -> None:
     assert counted > 2 * weights + image
 
 
+def test_a_form_with_constants_on_the_cpu_is_counted() -> None:
+    entry = memory.entry_of(find("enc-net"), 2, "tiny", {}, 6_000_000_000, measure=False)
+    assert entry["counted_bytes"] > memory.PROCESS_BYTES
+
+
 def test_a_form_whose_shapes_depend_on_the_image_says_so() -> None:
     entry = memory.entry_of(find("msci"), 2, "tiny", {}, 6_000_000_000, measure=False)
     assert "bincount" in entry["not_counted"]
@@ -155,3 +162,33 @@ def test_the_page_shows_what_is_over_the_limit() -> None:
     assert "| `a-net` | 3D | paper | **7.00** | **over** |" in page
     assert "| `b-net` | 2D | small | 0.50 | 0.52 |" in page
     assert "| `c-net` | 2D | small | depends on the image |  |" in page
+
+
+# --- zoo_figures --------------------------------------------------------------------------------------------------
+
+
+def test_the_kept_figures_are_those_of_the_code() -> None:
+    kept = json.loads(figures.FIGURES.read_text())
+    networks = [card for card in CATALOG if card.kind == "network"]
+    stale = [card.name for card in networks if kept.get(card.name, {}).get("key") != figures.key_of(card)]
+    assert stale == [], "run: python benchmarks/zoo_figures.py"
+    assert list(kept) == sorted(card.name for card in networks)
+
+
+def test_figures_are_counted_again_for_what_changed_alone(tmp_path: Path, monkeypatch) -> None:
+    made: list[str] = []
+
+    def entry(card):
+        made.append(card.name)
+        return {"key": figures.key_of(card), "forms": {}}
+
+    file = tmp_path / "figures.json"
+    file.write_text('{"no-longer-there": {"key": ""}, "linknet": {"key": "of other code"}}')
+    monkeypatch.setattr(figures, "FIGURES", file)
+    monkeypatch.setattr(figures, "entry_of", entry)
+    command = ["zoo_figures.py", "--systems", "enet,linknet"]
+    for extra, expected in (([], 2), ([], 2), (["--again"], 4)):
+        monkeypatch.setattr(sys, "argv", [*command, *extra])
+        assert figures.main() == 0
+        assert len(made) == expected
+    assert list(json.loads(file.read_text())) == ["enet", "linknet"]

@@ -2,7 +2,8 @@
 
 The gate is measured on windows of the cohort's own first case, whatever is known from before. The speed of an engine
 is measured once per model and machine and kept; a choice that was made for a folder of results is kept with it, so
-that a prediction that was stopped goes on in the same manner.
+that a prediction that was stopped goes on in the same manner. Each engine is named before it is tried, and all the
+trying may take a share of what the plain network would need for the work.
 """
 
 from __future__ import annotations
@@ -13,23 +14,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medseg.core.errors import UserError
-from medseg.core.progress import say
+from medseg.core.progress import duration, say
 from medseg.model.parity import PARITY
 from medseg.predict.engines import kept
+from medseg.predict.engines.gate import Gate, Verdict, seconds_of
 from medseg.predict.engines.several import engine_of, members_of
 from medseg.predict.engines.table import ENGINES, Forward, Setting
-from medseg.predict.head import Head, put_off
-from medseg.predict.planes import winners
 from medseg.predict.precision import number_type
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-PLANES = 16
-"""Planes of a window whose labels are compared at once."""
-
 WORTH = 4.0
-"""An engine is only set up for work that takes the plain network this many times longer than the setting up."""
+"""Engines are only tried for work that takes the plain network this many times longer than all the trying."""
+
+TRIAL_WINDOWS = 3
+"""Windows that trying an engine takes: one for its labels, two for its speed."""
 
 
 @dataclass(frozen=True)
@@ -87,71 +87,89 @@ def choose(net: nn.Module, samples: Tensor, wish: Wish) -> Chosen:
     """Decides for windows like `samples` (N, C, *S). Raises UserError where what is asked for is not there."""
     if wish.before is not None:
         return _again(net, samples, wish, wish.before)
+    gate = Gate(net, samples, wish.background, wish.overlapping)
     if wish.engine not in ("auto", "torch"):
         ENGINES[wish.engine].require(wish.device)
-        return _asked_for(net, samples, wish)
-    return _fastest(net, samples, wish, _plain(net, samples, wish))
+        return _asked_for(gate, wish)
+    plain, first_seconds = _plain(gate, wish)
+    return (
+        plain if wish.engine == "torch" or wish.windows == 0 else _fastest(gate, wish, plain, first_seconds)
+    )
 
 
 def _again(net: nn.Module, samples: Tensor, wish: Wish, before: Choice) -> Chosen:
     """What earlier results of this folder were made with; its figures stand, nothing is measured again."""
     if before.engine == "torch":
         return Chosen(before, number_type(before.precision, wish.device)[0], None)
-    ENGINES[before.engine].require(wish.device)
+    engine = ENGINES[before.engine]
+    engine.require(wish.device)
+    say(f"  setting up {engine.title} {before.precision}, as for the results that are there")
     return Chosen(before, None, _forwards(net, samples, wish, before.engine, before.precision))
 
 
-def _plain(net: nn.Module, samples: Tensor, wish: Wish) -> Chosen:
-    """PyTorch in the number type of this machine, if that passes; else in float32."""
+def _plain(gate: Gate, wish: Wish) -> tuple[Chosen, float | None]:
+    """PyTorch in the number type of this machine, if that passes; else in float32.
+
+    With it the seconds of the first window, which warmed it up; None where none was computed.
+    """
     dtype, why = number_type(wish.precision, wish.device)
     if dtype is None or wish.precision != "auto":
-        return Chosen(Choice("torch", _name_of(dtype), f"torch {why}"), dtype, None)
-    dice = _dice(net, samples, wish, _runner(net, dtype, None))
+        return Chosen(Choice("torch", _name_of(dtype), f"torch {why}"), dtype, None), None
+    say(f"  choosing the engine on a window of this case: torch {_name_of(dtype)} against fp32")
+    dice, seconds = gate.verdict(_runner(gate.net, dtype, None))
     if dice < PARITY:
         why = f"torch fp32: half precision has a Dice of only {dice:.5f} against it"
-        return Chosen(Choice("torch", "fp32", why, tried=(_row("torch", _name_of(dtype), dice),)), None, None)
+        tried = (_row("torch", _name_of(dtype), dice),)
+        return Chosen(Choice("torch", "fp32", why, tried=tried), None, None), None
     why = f"torch {why}, Dice {dice:.5f} against fp32"
-    return Chosen(Choice("torch", _name_of(dtype), why, dice), dtype, None)
+    return Chosen(Choice("torch", _name_of(dtype), why, dice), dtype, None), seconds
 
 
-def _asked_for(net: nn.Module, samples: Tensor, wish: Wish) -> Chosen:
+def _asked_for(gate: Gate, wish: Wish) -> Chosen:
     """One engine by name: the first of its number types that passes; PyTorch in float32 where none does."""
     engine = ENGINES[wish.engine]
     kinds = [wish.precision] if wish.precision != "auto" else _kinds(wish.engine, wish.device)
     tried = []
     for kind in kinds:
-        forwards, dice = _made(net, samples, wish, wish.engine, kind)
-        tried.append(_row(wish.engine, kind, dice))
-        if dice >= PARITY:
-            why = f"{engine.title} {kind} as asked, Dice {dice:.5f} against fp32"
-            return Chosen(Choice(wish.engine, kind, why, dice, tried=tuple(tried)), None, forwards)
+        say(
+            f"  setting up {engine.title} {kind} and comparing its labels with fp32's on a window of this case"
+        )
+        forwards, verdict = _made(gate, wish, wish.engine, kind)
+        tried.append(_row(wish.engine, kind, verdict.dice))
+        if verdict.dice >= PARITY:
+            why = f"{engine.title} {kind} as asked, Dice {verdict.dice:.5f} against fp32"
+            return Chosen(Choice(wish.engine, kind, why, verdict.dice, tried=tuple(tried)), None, forwards)
     figures = ", ".join(f"{row['precision']} {row['dice_against_fp32']:.5f}" for row in tried)
     why = f"torch fp32: {engine.title} has a Dice of only {figures} against it, {PARITY} is asked for"
     say(f"  {why}")
     return Chosen(Choice("torch", "fp32", why, tried=tuple(tried)), None, None)
 
 
-def _fastest(net: nn.Module, samples: Tensor, wish: Wish, plain: Chosen) -> Chosen:
-    """The fastest of PyTorch and of those engines whose setting up pays."""
-    if wish.engine == "torch":
-        return plain
+def _fastest(gate: Gate, wish: Wish, plain: Chosen, first_seconds: float | None) -> Chosen:
+    """The fastest of PyTorch and of those engines whose trying pays.
+
+    first_seconds: of PyTorch's first window, which is none of its fastest; None: not known.
+    """
     candidates = list(_candidates(wish))
-    if not candidates or wish.windows == 0:
+    if not candidates:
         return plain
-    machine = kept.machine_key(_threads())
+    machine, members = kept.machine_key(_threads()), len(members_of(gate.net))
     speeds = kept.read_speeds(wish.model, machine)
     own = f"torch {plain.choice.precision}"
     if own not in speeds:
-        speeds[own] = _seconds(_runner(net, plain.autocast, None), samples)
-    best, fastest, work = plain, speeds[own], speeds[own] * wish.windows
+        first_seconds = first_seconds or _first_seconds(gate, plain)
+        if not any(_pays(name, first_seconds, wish, members, 0.0) for name, _ in candidates):
+            return plain
+        speeds[own] = seconds_of(_runner(gate.net, plain.autocast, None), gate.samples)
+    best, fastest, begun = plain, speeds[own], time.monotonic()
     tried = [_row("torch", plain.choice.precision, plain.choice.dice, fastest)]
     for name, kind in sorted(candidates, key=lambda c: speeds.get(" ".join(c), 0.0)):
-        known = speeds.get(f"{name} {kind}")
-        if known is not None and known >= fastest:
+        if speeds.get(f"{name} {kind}", 0.0) >= fastest:
             continue
-        if work < WORTH * ENGINES[name].set_up_seconds * len(members_of(net)):
+        if not _pays(name, speeds[own], wish, members, time.monotonic() - begun):
             continue
-        found = _tried(net, samples, replace(wish, engine=name), kind)
+        say(f"  trying {ENGINES[name].title} {kind}; {own} takes {speeds[own]:.2f} s a window")
+        found = _tried(gate, replace(wish, engine=name), kind, fastest)
         if found is None:
             continue
         tried.append(_row(name, kind, found.choice.dice, found.choice.seconds))
@@ -159,21 +177,43 @@ def _fastest(net: nn.Module, samples: Tensor, wish: Wish, plain: Chosen) -> Chos
             speeds[f"{name} {kind}"] = found.choice.seconds
         if (found.choice.dice or 0) >= PARITY and (found.choice.seconds or 0) < fastest:
             best, fastest = found, found.choice.seconds or fastest
+    if len(tried) > 1:
+        say(f"  {best.choice.why}: {fastest:.2f} s a window, after {duration(time.monotonic() - begun)}")
     kept.write_speeds(wish.model, machine, speeds)
     return best._replace(choice=replace(best.choice, tried=tuple(tried)))
 
 
-def _tried(net: nn.Module, samples: Tensor, wish: Wish, kind: str) -> Chosen | None:
+def _first_seconds(gate: Gate, plain: Chosen) -> float:
+    """Of a window in PyTorch's plain form, with all that is set up when it is first used."""
+    if plain.autocast is None:
+        return gate.reference[1]  # its labels will be wanted as well
+    start = time.perf_counter()
+    _runner(gate.net, plain.autocast, None)(gate.samples[:1])
+    return time.perf_counter() - start
+
+
+def _pays(name: str, seconds: float, wish: Wish, members: int, spent: float) -> bool:
+    """Whether an engine is worth trying. seconds: of PyTorch's window; spent: on trying others."""
+    trial = ENGINES[name].set_up_seconds * members + TRIAL_WINDOWS * seconds
+    return WORTH * (spent + trial) <= seconds * wish.windows
+
+
+def _tried(gate: Gate, wish: Wish, kind: str, fastest: float) -> Chosen | None:
     """A candidate with its Dice and speed; None, and a line, where it cannot be made."""
+    import torch
+
     title = ENGINES[wish.engine].title
     try:
-        forwards, dice = _made(net, samples, wish, wish.engine, kind)
-        seconds = _seconds(_runner(net, None, forwards), samples) if dice >= PARITY else None
-    except UserError as err:
-        say(f"  {title} {kind}: {err.what}")
+        forwards, verdict = _made(gate, wish, wish.engine, kind)
+    except (UserError, torch.OutOfMemoryError) as err:
+        say(
+            f"  {title} {kind}: {err.what if isinstance(err, UserError) else 'the memory of the GPU ran out'}"
+        )
         return None
-    why = f"{title} {kind}: the fastest that passes, Dice {dice:.5f} against fp32"
-    return Chosen(Choice(wish.engine, kind, why, dice, seconds), None, forwards)
+    passes = verdict.dice >= PARITY
+    seconds = seconds_of(_runner(gate.net, None, forwards), gate.samples, fastest) if passes else None
+    why = f"{title} {kind}: the fastest that passes, Dice {verdict.dice:.5f} against fp32"
+    return Chosen(Choice(wish.engine, kind, why, verdict.dice, seconds), None, forwards)
 
 
 def _candidates(wish: Wish) -> Iterator[tuple[str, str]]:
@@ -190,10 +230,10 @@ def _kinds(name: str, device: str) -> list[str]:
     return [kind for kind in ENGINES[name].precisions if kind in {half, "fp32"}]
 
 
-def _made(net: nn.Module, samples: Tensor, wish: Wish, name: str, kind: str) -> tuple[list[Forward], float]:
-    """Converted members and their Dice against float32."""
-    forwards = _forwards(net, samples, wish, name, kind)
-    return forwards, _dice(net, samples, wish, _runner(net, None, forwards))
+def _made(gate: Gate, wish: Wish, name: str, kind: str) -> tuple[list[Forward], Verdict]:
+    """Converted members, and how they compare with float32."""
+    forwards = _forwards(gate.net, gate.samples, wish, name, kind)
+    return forwards, gate.verdict(_runner(gate.net, None, forwards))
 
 
 def _forwards(net: nn.Module, samples: Tensor, wish: Wish, name: str, kind: str) -> list[Forward]:
@@ -205,36 +245,6 @@ def _forwards(net: nn.Module, samples: Tensor, wish: Wish, name: str, kind: str)
 
 def _runner(net: nn.Module, dtype: Any, forwards: Sequence[Forward] | None) -> Any:
     return engine_of(net, autocast=dtype, forwards=forwards)
-
-
-def _dice(net: nn.Module, samples: Tensor, wish: Wish, run: Any) -> float:
-    """The smallest Dice of a window; one window after the other, so that only two windows of answers exist."""
-    full, head = _runner(net, None, None), put_off(net)
-    return min(_labels_agree(run(sample[None])[0], full(sample[None])[0], head, wish) for sample in samples)
-
-
-def _labels_agree(ours: Tensor, theirs: Tensor, head: Head | None, wish: Wish) -> float:
-    """Dice of all classes together between two answers (K or F, *S), a few planes at a time; 1 where both are empty."""
-    both = sizes = 0
-    for left, right in zip(ours.split(PLANES, 1), theirs.split(PLANES, 1)):
-        if head is not None:
-            left, right = head(left), head(right)
-        found, wanted = (left > 0, right > 0) if wish.overlapping else (winners(left), winners(right))
-        first = 1 if wish.overlapping else int(wish.background)
-        both += int(((found == wanted) & (wanted >= first)).sum())
-        sizes += int((found >= first).sum() + (wanted >= first).sum())
-    return 2 * both / sizes if sizes else 1.0
-
-
-def _seconds(run: Any, samples: Tensor) -> float:
-    """Wall seconds of a window, the better of two after a first one that sets things up."""
-    run(samples[:1])
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        run(samples[:1])
-        times.append(time.perf_counter() - start)
-    return round(min(times), 5)
 
 
 def _row(engine: str, precision: str, dice: float | None, seconds: float | None = None) -> dict[str, Any]:

@@ -47,19 +47,28 @@ class Eager:
         self.blend_on = self.device
 
     def __call__(self, windows: Tensor) -> Tensor:
+        return self._mean(windows.to(self.device))
+
+    def _mean(self, windows: Tensor, look: Callable[[Tensor], None] | None = None) -> Tensor:
+        """The mean over the mirrored copies of windows on the network's device. look: is shown each copy's answer."""
         import torch
 
-        windows = windows.to(self.device)
         with torch.inference_mode():
             total = self._fitted(windows)
+            if look is not None:
+                look(total)
             copies = self.mirrors.copies
             if len(copies) == 1:
                 return total
             total = total.float()
-            for axes in copies[1:]:
-                mirrored = self._fitted(windows.flip([axis + 2 for axis in axes]))
-                total = total + self.mirrors.back(mirrored, axes)
-            return total / len(copies)
+            for number, axes in enumerate(copies[1:]):
+                mirrored = self.mirrors.back(self._fitted(windows.flip([axis + 2 for axis in axes])), axes)
+                if look is not None:
+                    look(mirrored)
+                # The first answer may be an engine's own; the sum is ours, and is added to in its place.
+                total = total.add_(mirrored) if number else total + mirrored
+                del mirrored
+            return total.div_(len(copies))
 
     def _fitted(self, windows: Tensor) -> Tensor:
         """Pads to sizes that the network takes, and cuts its logits to the windows again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from medseg.predict.engines.compared import Compared
 from medseg.predict.engines.eager import Eager
 
 if TYPE_CHECKING:
@@ -41,14 +42,18 @@ class Several:
 
     def __call__(self, windows: Tensor) -> Tensor:
         total, labels = None, []
-        for run in self.runs:
+        for number, run in enumerate(self.runs):
             answer = run(windows)
-            total = answer.float() if total is None else total + answer
+            if total is None:
+                total = answer.float()
+            else:
+                # The first answer may be an engine's own; the sum is ours, and is added to in its place.
+                total = total.add_(answer) if number > 1 else total + answer
             if self.watch is not None:
                 # Labels alone are kept of each member: the logits of all would not fit the memory that was announced.
                 labels.append([self.watch.labels(one) for one in answer])
         assert total is not None
-        mean: Tensor = total / len(self.runs)
+        mean: Tensor = total.div_(len(self.runs)) if len(self.runs) > 1 else total
         if self.watch is not None:
             for number, one in enumerate(mean):
                 self.watch.take([member[number] for member in labels], self.watch.labels(one))
@@ -56,13 +61,19 @@ class Several:
 
 
 def engine_of(
-    net: nn.Module, *, forwards: Sequence[Callable[[Tensor], Tensor]] | None = None, **settings: Any
+    net: nn.Module,
+    *,
+    forwards: Sequence[Callable[[Tensor], Tensor]] | None = None,
+    compare: str = "auto",
+    **settings: Any,
 ) -> Eager | Several:
     """The engine of a network: one, or one a member of an ensemble.
 
-    forwards: what computes in the place of each member. settings: see `Eager`.
+    forwards: what computes in the place of each member. compare: as `predict.disagreement`. settings: see `Eager`.
     """
     nets = members_of(net)
+    if compare != "auto":
+        return Compared(net, compare=compare, forward=forwards and forwards[0], **settings)
     runs = [
         Eager(member, forward=None if forwards is None else forwards[number], **settings)
         for number, member in enumerate(nets)

@@ -5,7 +5,8 @@ says, position by position, how much each scale counts; the score maps are summe
 averages and maxima would treat all positions alike. Each scale is trained on its own too.
 Differs from the paper: the backbone's first three poolings are 2x2 where the authors' have 3x3 windows; no CRF.
 Not confirmed: that fc7 of all scales enters the attention concatenated (34.7 M weights with 21 classes, 20.5 M of them
-DeepLab-LargeFOV's); the authors' layer list was not at hand. Volumes use 3D layers.
+DeepLab-LargeFOV's); the authors' layer list was not at hand. Two public re-implementations (MXNetSeg's; NVIDIA's, which
+hierarchical multi-scale attention is compared with) do so too, with the same 3x3 of 512 and 1x1. Volumes use 3D layers.
 Oracle: none kept; the weighted sum by its equation.
 """
 

@@ -8,7 +8,7 @@ Differs from the paper: fc7 of a neighbourhood is taken from features cropped to
 axis, where the paper warps the image itself; VGG-16 is trained along, as in the authors' later code, and features are
 standardised by running means. Classes are balanced within the batch. In volumes there are 3 parts an axis and 1,024
 channels. The split of the 12,416 numbers follows from their sum. Superpixels are SLIC's, without a step that joins
-parts. Not confirmed: dropout (0.5).
+parts. Dropout (0.5) after either hidden layer is that of the later code.
 Oracle: none kept; the published 12,416 features; means over superpixels by their definition.
 """
 

@@ -6,7 +6,8 @@ pooling at the bottom sees the image whole. Every rung is trained, and dense lay
 kept (`checkpointing`), which cuts the memory of training.
 Differs from the paper: the coarser rungs are trained on the label in the middle of each cell instead of its class
 shares. The grids of the pyramid follow the shortest axis where the authors take the height. Volumes use 3D layers.
-Not confirmed: the share of the loss that the rungs have together, 0.4.
+Not confirmed: the rungs' share of the loss, 0.4; in the authors' code the last output has what is left to 1, but the
+figure is an option of their training script, which is not public.
 Oracle: none installed; counted by the layers of the authors' code, 10.34 M with 19 classes.
 """
 

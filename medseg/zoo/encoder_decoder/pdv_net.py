@@ -5,11 +5,12 @@ Lung lobes need the whole chest and sharp fissures at once. Three dense feature 
 quarter and an eighth of its size; the coarsest gives a segmentation, which is upsampled and refined by the features
 of the next size, and again. A Dice loss on each of these outputs keeps all sizes learning
 (`loss: {name: dice}`).
-Differs from the paper: the last output is interpolated to the image's size; planes use 2D layers.
+Differs from the paper: the image at half its size does not enter the first block beside the 24 features of the 5x5x5
+convolution; ReLU instead of PReLU; the last output is interpolated to the image's size; planes use 2D layers.
 Not confirmed (the paper itself could not be read; the blocks are those of the dense V-network it extends,
 doi:10.1109/TMI.2018.2806309, in its authors' code: 5, 10, 10 layers of 4, 8, 16 channels, 24 channels into each
-block, 12, 24, 24 out of it): joining the coarser output to the finer features by concatenation, and equal weights of
-the outputs.
+block, 12, 24, 24 out of it; a report on the paper has 4, 6, 8 channels a layer): joining the coarser output to the
+finer features by concatenation, and equal weights of the outputs.
 Oracle: none installed, and no parameter count is published.
 """
 

@@ -1,4 +1,5 @@
-"""SDN, stacked deconvolutional network. Fu, Liu, Wang, Zhou, Wang, Lu, IEEE TIP 2019, arXiv:1708.04943.
+"""SDN, stacked deconvolutional network. Fu, Liu, Wang, Zhou, Wang, Lu, IEEE TIP 2019, arXiv:1708.04943,
+doi:10.1109/TIP.2019.2895460.
 
 Several shallow encoder-decoders stand one after the other, so that context is gathered and places are recovered more
 than once. The first encoder is a DenseNet; each further unit goes down and up twice with densely connected layers.
@@ -6,9 +7,9 @@ Skips join the units (each decoder to the next encoder, the first encoder to eve
 added to those of the next, and every resolution of every unit is supervised.
 Differs from the paper: volumes use 3D layers; the DenseNet's last block is dilated where its third transition kept
 the resolution, so that all units work between a quarter and a sixteenth of the image.
-Not confirmed (the paper itself could not be read; taken from its abstract and a public re-implementation): two layers
-of 48 channels a block, 3x3 compressions to 768 and 1024 down and 768 and 576 up, links of 48 channels, dropout 0.2,
-equal weights of all losses.
+Not confirmed (the paper itself could not be read; a review of it confirms DenseNet-161, three units, a 16th of the
+image and 3x3 compressions): from a public re-implementation two layers of 48 channels a block, compressions to 768 and
+1024 down and 768 and 576 up, links of 48 channels, dropout 0.2; equal weights of all losses.
 Oracle: none installed, and no parameter count is published.
 """
 

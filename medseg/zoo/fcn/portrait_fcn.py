@@ -4,9 +4,9 @@ A convolution does not know where it is, and in a portrait, as on most medical i
 alone. FCN-8s therefore gets, beside the image, a channel for each coordinate and one for the shape that is expected:
 the mean of the training masks. Six channels for a photograph.
 Differs from the paper: coordinates and the mean mask lie in the frame of the image (-1 to 1 along each axis), not in
-that of a face found by landmarks, so images are expected in one pose, and whole images as patches. The mean mask
-grows with training (its weights are buffers) instead of being made beforehand. Not confirmed, as the authors' code is
-not kept: how they scale the coordinates. In volumes a third coordinate is added.
+that of a face found by landmarks, so images are expected in one pose, and whole images as patches. The authors'
+coordinates are zero in the middle of the face and count in widths and heights of their 600 x 800 crops. The mean mask
+grows with training (its weights are buffers) instead of being made beforehand. In volumes a third coordinate is added.
 Oracle: none kept; FCN-8s with 6 input channels by its layers.
 """
 

@@ -5,7 +5,7 @@ detail, a light context path (ResNet-18 and its global mean) supplies meaning, a
 two stages by their own means, and a fusion module joins the two paths. The stages of the context path have losses of
 their own.
 Differs from the paper: none; ResNet-18 as the backbone. Volumes use 3D layers.
-Oracle: none kept; 13.5 M with its auxiliary heads, as counted in the authors' framework (the paper's table says 49.0 M).
+Oracle: none kept; 13.5 M with its auxiliary heads, as counted in the authors' framework (table 4 of the paper says 49.0 M).
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ ROWS = (
         "arXiv:1802.02611",
         "deeplab_v3plus:DeepLabV3Plus",
         params=41_050_000,
-        params_source="published for the Xception-65 form by the authors' model zoo",
+        params_source="counted in segmentation-models-pytorch with timm's Xception-65",
         params_form=VOC,
         aliases=("deeplab-v3+", "deeplabv3plus"),
         sizes={

@@ -77,6 +77,7 @@ ROWS = (
         aliases=("unet++", "unetplusplus", "nested-u-net"),
         sizes={
             "paper": {},
+            "lean": {"checkpointing": True},
             "small": {"features": (16, 32, 64, 128), "norm": "instance", "dropout": 0.0},
             "tiny": {"features": (4, 8, 16), "norm": "instance"},
         },
@@ -255,7 +256,7 @@ ROWS = (
         year=2023,
         at=f"{HOME}.mednext:MedNeXt",
         params=61_800_000,
-        params_source="the paper's table of sizes, L with kernel 3",
+        params_source="the authors' repository, L with kernel 3",
         params_form={"dims": 3, "in_channels": 1, "classes": 14, "deep_supervision": False},
         sizes={
             "paper": {},

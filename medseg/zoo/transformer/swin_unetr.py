@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 
 class SwinUNETR(nn.Module):
-    """MONAI's SwinUNETR on (B, in_channels, *S) -> logits (B, classes, *S). width: a multiple of 12."""
+    """MONAI's SwinUNETR on (B, in_channels, *S) -> logits (B, classes, *S). width: a multiple of 12.
+
+    checkpointing: keep what enters each block of attention, not what it computes inside, as the authors train it: less
+    memory and a second forward pass in training, the same gradients.
+    """
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class SwinUNETR(nn.Module):
         depths: Sequence[int] = (2, 2, 2, 2),
         heads: Sequence[int] = (3, 6, 12, 24),
         norm: str = "instance",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         from monai.networks.nets import SwinUNETR as Adapted
@@ -42,6 +47,7 @@ class SwinUNETR(nn.Module):
                 num_heads=tuple(heads),
                 feature_size=width,
                 norm_name=norm,
+                use_checkpoint=checkpointing,
                 spatial_dims=dims,
             )
         self.net = net.to(torch.get_default_device())

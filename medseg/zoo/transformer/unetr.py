@@ -6,7 +6,8 @@ convolutional decoder as in a U-Net, whose finest skip comes from the image itse
 Differs from the paper: MONAI taps the layers 4, 7 and 10 (3, 6 and 9 counted from 0); images of another size than
 `image` get interpolated position codes instead of being refused. Attention is quadratic in the number of patches: 216
 of them in 96^3.
-Oracle: it is MONAI 1.6 UNETR, adapted; equal outputs at the size it is built for; its count of weights.
+Oracle: it is MONAI 1.6 UNETR, adapted, without 12 norms that it has and never uses; equal outputs at the size it is built
+for. 92.78 M weights with 14 classes, where table 5 of the paper has 92.58 M.
 """
 
 from __future__ import annotations

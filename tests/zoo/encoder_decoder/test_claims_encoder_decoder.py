@@ -159,6 +159,27 @@ def test_unet_plus_plus_averages_its_heads_when_asked() -> None:
     torch.testing.assert_close(last(x), last.heads[-1](nodes[-1]))
 
 
+def test_nodes_of_unet_plus_plus_computed_twice_learn_the_same_and_keep_less() -> None:
+    x = torch.randn(2, 1, 16, 16)
+
+    def trained(checkpointing: bool) -> tuple[torch.Tensor, dict, dict, int]:
+        torch.manual_seed(1)
+        net = small("u-net-plus-plus", norm="batch", dropout=0.5, checkpointing=checkpointing).train()
+        kept: list[int] = []
+        torch.manual_seed(2)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            outputs = net(x)
+        sum(o.square().mean() for o in (outputs.main, *outputs.auxiliary)).backward()
+        means = {n: b for n, b in net.named_buffers() if "running" in n}
+        return outputs.main, {n: p.grad for n, p in net.named_parameters()}, means, sum(kept)
+
+    (plain, gradients, means, all_kept), (again, same, others, kept) = trained(False), trained(True)
+    assert torch.equal(plain, again), "dropout falls on the same numbers"
+    assert all(torch.allclose(gradients[n], same[n], atol=1e-6) for n in gradients)
+    assert all(torch.allclose(means[n], others[n], atol=1e-6) for n in means), "a batch counts once"
+    assert kept < all_kept / 2
+
+
 # --- residual U-Net -----------------------------------------------------------------------------------------------
 
 
