@@ -286,14 +286,14 @@ def step_flops(sizes: Sizes) -> float:
     """Operations of the convolutions of one step, forward and backward."""
     import torch
 
-    from medseg.plan.cost import count_network
+    from medseg.plan.cost import EDGES, count_network
     from medseg.zoo.build import build
 
     with torch.device("meta"):
         net = build(
             "nnunet-plain", dims=3, in_channels=1, classes=3, deep_supervision=True, **topology(sizes)
         )
-        return count_network(net, 1, 3).step_flops(sizes.patch**3 * sizes.batch)
+        return count_network(net, 1, 3, "meta", EDGES[3]).step_flops(sizes.patch**3 * sizes.batch)
 
 
 LOOPS = {"medseg": train_ours, "MONAI's plain loop": train_monai}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,8 @@ BACKWARD = 3.0
 OTHER_WORK = 1.2
 """Norms, activations, augmentation and the optimiser beside the convolutions."""
 
+EDGES = {2: 128, 3: 64}
+"""Voxels along an axis of the patch by which a network is counted."""
 
 PROCESS_BYTES = 350_000_000
 """What a process with torch holds before it has done anything."""
@@ -47,14 +52,37 @@ class NetworkCost:
         return int(self.saved_bytes * voxels * 2.0 + 16 * self.parameters + PROCESS_BYTES)
 
 
-def count_network(net: Any, in_channels: int, dims: int) -> NetworkCost:
-    """Counts a network that was built on the meta device (nothing is computed)."""
+@lru_cache(maxsize=256)
+def network_cost(
+    name: str, size: str, arguments: str, dims: int, in_channels: int, out_channels: int
+) -> NetworkCost:
+    """Counts a network of the catalog; arguments: JSON. Remembered, since a search for a grid asks again and again.
+
+    Nothing is computed where shapes alone decide what happens; a network that looks at values runs once on a small patch.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from medseg.zoo.build import build
+
+    form = {"dims": dims, "in_channels": in_channels, "classes": out_channels, "size": size}
+    # Meta tensors have no constants of the CPU beside them and no number type of autocast; fake ones have.
+    for mode, device in ((torch.device("meta"), "meta"), (FakeTensorMode(), "cpu")):
+        with suppress(RuntimeError, NotImplementedError), mode:
+            return count_network(
+                build(name, **form, **json.loads(arguments)), in_channels, dims, device, EDGES[dims]
+            )
+    return count_network(build(name, **form, **json.loads(arguments)), in_channels, dims, "cpu", 1)
+
+
+def count_network(net: Any, in_channels: int, dims: int, device: str, edge: int) -> NetworkCost:
+    """Counts a network on `device` by a patch of about `edge` voxels along each axis, at least two of its divisors."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     divisor = tuple(int(n) for n in net.divisor)
-    edge = 64 if dims == 3 else 128
-    patch = tuple(max(2 * d, -(-edge // d) * d) for d in divisor)
+    least = getattr(net, "minimum", divisor)
+    patch = tuple(-(-max(2 * d, m, edge) // d) * d for d, m in zip(divisor, least, strict=True))
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -64,7 +92,7 @@ def count_network(net: Any, in_channels: int, dims: int) -> NetworkCost:
         return tensor
 
     held: list[torch.Tensor] = []
-    image = torch.empty(1, in_channels, *patch, device="meta")
+    image = torch.zeros(1, in_channels, *patch, device=device)
     net.train()
     with (
         FlopCounterMode(display=False) as counter,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from medseg.core.segmentation import ClassInfo
 from medseg.ingest.previous import read_previous
 from medseg.plan import grids
 from medseg.plan.configurations import coarser_grid, patch_share, require_coarser, slice_axis, without
-from medseg.plan.cost import BACKWARD, OTHER_WORK, NetworkCost, count_network, measured_flops
+from medseg.plan.cost import BACKWARD, OTHER_WORK, NetworkCost, measured_flops, network_cost
 from medseg.plan.fingerprint import Fingerprint
 from medseg.plan.intensities import decide_intensity
 from medseg.plan.measured import facts_of, measured_batch
@@ -280,7 +279,7 @@ def _ram_allowed(pipeline: Pipeline) -> int:
 
 
 def _cost(system: Any, facts: dict[str, Any], arguments: dict[str, Any]) -> NetworkCost:
-    return _counted(
+    return network_cost(
         system.name,
         system.size,
         json.dumps(arguments, sort_keys=True),
@@ -288,27 +287,6 @@ def _cost(system: Any, facts: dict[str, Any], arguments: dict[str, Any]) -> Netw
         facts["in_channels"],
         facts["out_channels"],
     )
-
-
-@lru_cache(maxsize=256)
-def _counted(
-    name: str, size: str, arguments: str, dims: int, in_channels: int, out_channels: int
-) -> NetworkCost:
-    """Counting takes about a second, and the search for a coarse grid asks again and again."""
-    import torch
-
-    from medseg.zoo.build import build
-
-    with torch.device("meta"):
-        net = build(
-            name,
-            dims=dims,
-            in_channels=in_channels,
-            classes=out_channels,
-            size=size,
-            **json.loads(arguments),
-        )
-        return count_network(net, in_channels, dims)
 
 
 def estimate_cost(

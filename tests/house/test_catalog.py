@@ -9,8 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from medseg.config import IntensityPlan, Plan, Train
 from medseg.core.errors import UserError
 from medseg.core.prompt import Prompt
+from medseg.core.segmentation import ClassInfo
+from medseg.plan.cost import network_cost
+from medseg.train.objective import Objective, step_loss
 from medseg.zoo.build import arguments_of, build, parameter_count
 from medseg.zoo.card import Card
 from medseg.zoo.catalog import CATALOG, names_of
@@ -127,6 +131,34 @@ def test_finite_gradients_reach_every_parameter(card: Card, dims: int) -> None:
     net.zero_grad(set_to_none=True)
     assert dead == []
     assert wild == []
+
+
+@every_network
+def test_a_plan_counts_its_cost(card: Card, dims: int) -> None:
+    cost = network_cost(card.name, "tiny", "{}", dims, CHANNELS, CLASSES)
+    assert cost.flops > 0
+    assert cost.parameters > 0
+
+
+@every_network
+def test_a_step_of_the_training_loop_is_taken(card: Card, dims: int) -> None:
+    net = tiny(card, dims).train()
+    net.mark_forward_method = lambda name: None  # as the wrapper of devices has it
+    images = image(net, dims)
+    targets = torch.randint(0, CLASSES, (len(images), *images.shape[2:]), dtype=torch.uint8)
+    loss = step_loss(net, net, Objective(Train(), _plan(dims)), tuple(images.shape[2:]))
+    value = loss(images, targets, None)
+    value.backward()
+    net.zero_grad(set_to_none=True)
+    assert torch.isfinite(value)
+
+
+def _plan(dims: int) -> Plan:
+    return Plan(
+        dims=dims, in_channels=CHANNELS, out_channels=CLASSES, patch_size=[16] * dims, batch_size=2,
+        classes=[ClassInfo(f"c{n}", n, (200, 30, 30)).as_json() for n in range(1, CLASSES)],
+        intensity=[IntensityPlan(scheme="none")] * CHANNELS, foreground_fraction={"c1": 0.1, "c2": 0.1},
+    )  # fmt: skip
 
 
 @every_network

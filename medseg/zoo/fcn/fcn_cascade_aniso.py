@@ -60,7 +60,7 @@ class AnisotropicCascade(nn.Module):
         if not views or not set(views) <= {0, 1, 2}:
             raise ValueError(f"views is {list(views)}; it names axes 0, 1, 2")
         self.divisor = (4, 4, 4)
-        self.nested, self.views, self.checkpoint, self.margin = nested, tuple(views), checkpoint, MARGIN
+        self.nested, self.views, self.checkpoint, self.around = nested, tuple(views), checkpoint, MARGIN
         self.regions = nn.ModuleList(
             nn.ModuleList(MSNet(in_channels, widths, twice=level < 2) for _ in self.views)
             for level in range(regions)
@@ -104,7 +104,7 @@ class AnisotropicCascade(nn.Module):
                 logits = averaged(self.view_logits(level, x[(..., *box)]))
                 whole = whole.to(logits.dtype)
                 whole[(..., *box)] = logits
-                box = box_of(whole[0] > 0, self.margin, self.divisor)
+                box = box_of(whole[0] > 0, self.around, self.divisor)
             found.append(whole)
         return found
 
@@ -129,7 +129,7 @@ class AnisotropicCascade(nn.Module):
         """(B, X, Y, Z) bool: what lies in the box of each image's region; where it has none, everything."""
         inside = torch.zeros_like(outer)
         for image, region in zip(inside, outer, strict=True):
-            image[box_of(region, self.margin, self.divisor) or ...] = True
+            image[box_of(region, self.around, self.divisor) or ...] = True
         return inside
 
 

@@ -119,7 +119,7 @@ def test_the_last_network_of_the_cascade_keeps_twice_the_resolution() -> None:
 
 def cascade(classes: int, **arguments: object) -> nn.Module:
     net = build("fcn-cascade-aniso", dims=3, in_channels=1, classes=classes, size="tiny", **arguments).eval()
-    net.margin = 0
+    net.around = 0
     return net
 
 
