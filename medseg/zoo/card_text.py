@@ -99,9 +99,10 @@ def _effort_lines(efforts: dict[str, dict[str, Any]]) -> list[str]:
 def _bench_lines(bench: dict[str, dict[str, Any]]) -> list[str]:
     if not bench:
         return ["", "bench: not measured yet (docs/zoo.md; `medseg bench zoo`)"]
-    lines = [
-        f"  {data_set:<14} rank {f['rank']} of {f['of']}, size {f['size']}: Dice {f['dice']:.3f}, mIoU {f['miou']:.3f}"
-        + ("" if f["learns"] is not False else ", does not beat the baselines")
-        for data_set, f in bench.items()
-    ]
+    lines = []
+    for data_set, f in bench.items():
+        figures = f"Dice {f['dice']:.3f}, mIoU {f['miou']:.3f}"
+        lines.append(f"  {data_set:<14} rank {f['rank']} of {f['of']}, size {f['size']}: {figures}")
+        if f["learns"] is False:
+            lines.append(f"  {'':<14} does not beat the baselines")
     return ["", "bench (docs/zoo.md)", *lines]
