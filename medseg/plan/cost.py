@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -60,19 +59,19 @@ def network_cost(
 
     Nothing is computed where shapes alone decide what happens; a network that looks at values runs once on a small patch.
     """
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     from medseg.zoo.build import build
+    from medseg.zoo.effort import without_computing
 
     form = {"dims": dims, "in_channels": in_channels, "classes": out_channels, "size": size}
-    # Meta tensors have no constants of the CPU beside them and no number type of autocast; fake ones have.
-    for mode, device in ((torch.device("meta"), "meta"), (FakeTensorMode(), "cpu")):
-        with suppress(RuntimeError, NotImplementedError), mode:
-            return count_network(
-                build(name, **form, **json.loads(arguments)), in_channels, dims, device, EDGES[dims]
-            )
-    return count_network(build(name, **form, **json.loads(arguments)), in_channels, dims, "cpu", 1)
+
+    def counted(device: str, edge: int = EDGES[dims]) -> NetworkCost:
+        net = build(name, **form, **json.loads(arguments))
+        return count_network(net, in_channels, dims, device, edge)
+
+    try:
+        return without_computing(counted)
+    except (RuntimeError, NotImplementedError):
+        return counted("cpu", edge=1)
 
 
 def count_network(net: Any, in_channels: int, dims: int, device: str, edge: int) -> NetworkCost:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from medseg.core.errors import UserError
 from medseg.zoo.build import build, parameter_count
 from medseg.zoo.card import Card
+
+Made = TypeVar("Made")
 
 DEFAULT_INPUT = {2: (1, 3, 256, 256), 3: (1, 1, 96, 96, 96)}
 """(B, C, *S) that FLOPs are stated for where nobody says otherwise."""
@@ -59,6 +61,21 @@ def flops_of(net: Any, shape: Sequence[int], device: str = "meta") -> int:
     return int(counter.get_total_flops())
 
 
+def without_computing(attempt: Callable[[str], Made]) -> Made:
+    """`attempt(device)` on tensors that hold no values; it builds its network itself.
+
+    Meta tensors first; fake ones of the CPU for a network with constants there, or that asks for the CPU's precision.
+    Raises RuntimeError or NotImplementedError for a network that looks at values.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+        return attempt("meta")
+    with FakeTensorMode():
+        return attempt("cpu")
+
+
 def count(
     card: Card, size: str, shape: Sequence[int], classes: int = 2, **arguments: Any
 ) -> dict[str, Any] | None:
@@ -67,7 +84,6 @@ def count(
     None where the size needs a planned topology first; FLOPs are None where a shape depends on the image's values.
     """
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
     form = {"dims": len(shape) - 2, "in_channels": shape[1], "classes": classes, "size": size, **arguments}
     try:
@@ -77,13 +93,8 @@ def count(
         return None
     taken = (*shape[:2], *fitting(shape[2:], net))
     flops: int | None = None
-    with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
-        flops = flops_of(net, taken)
-    if (
-        flops is None
-    ):  # it may hold a constant on the CPU, or ask for the CPU's precision, which meta tensors have not
-        with suppress(RuntimeError, NotImplementedError), FakeTensorMode():
-            flops = flops_of(build(card.name, **form), taken, "cpu")
+    with suppress(RuntimeError, NotImplementedError):
+        flops = without_computing(lambda device: flops_of(build(card.name, **form), taken, device))
     return {"input": list(taken), "params": sum(p.numel() for p in net.parameters()), "flops": flops}
 
 
