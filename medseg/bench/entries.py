@@ -80,6 +80,7 @@ def key_of(recipe: Recipe, data_set: str, system: str) -> str:
         "system": system,
         "settings": recipe.settings(data_set),
         "cases": recipe.data_set(data_set).cases,
+        "more_rates": recipe.more_rates,
         "checksum": _checksum(recipe.settings(data_set)),
     }
     if system in BASELINES:

@@ -33,6 +33,10 @@ class Recipe(Section):
 
     name: str = Field(description="name of the benchmark and of its experiment", pattern=r"^[\w.-]+$")
     minutes: float = Field(2.0, gt=0, description="training time of a system on a data set")
+    more_rates: list[float] = Field(
+        default_factory=list,
+        description="learning rates that a system which does not learn gets as well, one after the other",
+    )
     margin: float = Field(
         0.02, ge=0, lt=1, description="Dice and mIoU above the better baseline that count as learning"
     )
@@ -50,6 +54,11 @@ class Recipe(Section):
                 f"there are {', '.join(self.data_sets)}",
             )
         return self.data_sets[name]
+
+    def at_rate(self, rate: float) -> Recipe:
+        """The same with another learning rate."""
+        faster = {"train": {"optimizer": {"rate": rate}}}
+        return self.model_copy(update={"common": merge(self.common, faster)})
 
     def size_of(self, card: Card) -> str:
         """The size in which a system is trained."""

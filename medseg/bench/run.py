@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from medseg.bench.children import Children, ending
 from medseg.bench.coordinator import Done, Facts, Ways, Wish, folder_of, measure_all, missing
 from medseg.bench.one import Entry, with_data_set
 from medseg.bench.recipe import Recipe
+from medseg.bench.table import learns
 from medseg.config import System
 from medseg.jobs.lock import one_at_a_time
 from medseg.zoo.build import find
@@ -23,7 +25,7 @@ SHARED = 20
 BESIDE_TRAINING_MINUTES = 20.0
 """What it may take beside that."""
 
-PARAMS = ("data_set", "system", "size", "state", "error", "key", "patch")
+PARAMS = ("data_set", "system", "size", "state", "error", "key", "patch", "rate")
 METRICS = ("dice", "miou", "steps", "step_seconds", "image_seconds", "peak_ram_bytes", "parameters", "gflop",
            "train_seconds")  # fmt: skip
 
@@ -40,10 +42,26 @@ def run(wish: Wish[Recipe]) -> Done:
         for data_set, system, key in todo
     ]
     settings = {"minutes": recipe.minutes, "common": recipe.common}
-    measure: Callable[[Entry, Children], Facts] = partial(measure_apart, wish)
+    measure: Callable[[Entry, Children], Facts] = partial(measure_at_rates, wish)
     return measure_all(
         wish, jobs, kept, Ways(measure, partial(store, wish), line_of, settings, PARAMS, METRICS)
     )
+
+
+def measure_at_rates(wish: Wish[Recipe], job: Entry, children: Children) -> Facts:
+    """One entry, trained anew at the recipe's further rates while it does not learn; the best by Dice of these.
+
+    `rate` in the facts is the one it had where that is not the first. Baselines come first in the list of entries.
+    """
+    best = measure_apart(wish, job, children)
+    for rate in () if job.is_baseline else wish.recipe.more_rates:
+        baselines = entries.read_all(wish.out, job.data_set)
+        if learns(best, baselines, wish.recipe.margin) is not False:
+            break
+        other = measure_apart(wish, replace(job, recipe=job.recipe.at_rate(rate)), children)
+        if other["state"] == "done" and other["dice"] > best.get("dice", -1.0):
+            best = {**other, "rate": rate}
+    return best
 
 
 def measure_apart(wish: Wish[Recipe], job: Entry, children: Children) -> Facts:

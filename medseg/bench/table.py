@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg.bench.baselines import BASELINES
-from medseg.bench.entries import dims_of, read_all, systems_for, why_not
+from medseg.bench.entries import dims_of, key_of, read_all, systems_for, why_not
 from medseg.bench.recipe import Recipe
 from medseg.core.atomic import write_json, write_text
 from medseg.zoo.catalog import cards
@@ -53,6 +53,7 @@ def page(recipe: Recipe, out: Path) -> str:
         f" {recipe.minutes:g} minutes of one thread's own time with the same cases, patches, loss, optimiser and seed, nothing tuned"
         " for any of them. The tables say which mechanism gets somewhere in so short a time at so small a size. They do"
         " not say which is best after a night on a GPU, and ranks that lie close together are noise: one seed, few cases.",
+        *_on_rates(recipe),
         "",
         "- Dice: mean over classes of the mean over cases, without background. mIoU: over the voxels of all scored cases"
         " together, mean over classes.",
@@ -80,7 +81,7 @@ def _section(recipe: Recipe, data_set: str, found: Mapping[str, Entry]) -> list[
     ]
     names = [card.name for card in systems_for(recipe, data_set)]
     known = {name: entry for name, entry in found.items() if name in names or name in BASELINES}
-    lines += _measured_on(recipe, known)
+    lines += _measured_on(known)
     done = ranked(known)
     if done or any(name in known for name in BASELINES):
         lines += ["", f"| {' | '.join(HEAD)} |", f"|{'---|' * len(HEAD)}"]
@@ -91,23 +92,47 @@ def _section(recipe: Recipe, data_set: str, found: Mapping[str, Entry]) -> list[
     failed = {name: entry["error"] for name, entry in sorted(known.items()) if entry["state"] == "failed"}
     if failed:
         lines += ["", "Failed:", "", *(f"- `{name}`: {_plain(error)}" for name, error in failed.items())]
+    lines += _at_other_rates(done) + _outdated(recipe, data_set, known)
     still = [name for name in names if name not in known]
     if still:
         lines += ["", f"Not run yet ({len(still)}): {', '.join(f'`{name}`' for name in still)}."]
     return [*lines, *_other_patches(done, train["patch_size"]), *_left_out(recipe, data_set)]
 
 
-def _measured_on(recipe: Recipe, found: Mapping[str, Entry]) -> list[str]:
+def _on_rates(recipe: Recipe) -> list[str]:
+    if not recipe.more_rates:
+        return []
+    rates = ", ".join(f"{rate:g}" for rate in recipe.more_rates)
+    return [
+        "",
+        f"A system that does not learn (see below) is trained once more at a learning rate of {rates}, from the start and"
+        " for the same minutes, and its better result stands: narrow layers need larger steps than wide ones.",
+    ]
+
+
+def _at_other_rates(done: Sequence[Entry]) -> list[str]:
+    named = ", ".join(f"`{e['system']}` {e['rate']:g}" for e in done if e.get("rate"))
+    return ["", f"At another learning rate than the first: {named}."] if named else []
+
+
+def _outdated(recipe: Recipe, data_set: str, known: Mapping[str, Entry]) -> list[str]:
+    """Entries that the recipe, or the system's code, has left behind."""
+    names = [n for n, entry in sorted(known.items()) if entry["key"] != key_of(recipe, data_set, n)]
+    if not names:
+        return []
+    named = ", ".join(f"`{name}` {known[name]['minutes']:g}" for name in names)
+    return [
+        "",
+        f"By an earlier recipe or code, to be run again by the same command (with the minutes they had): {named}.",
+    ]
+
+
+def _measured_on(found: Mapping[str, Entry]) -> list[str]:
     """Machine and versions, once where all entries share them."""
     if not found:
         return []
     places = list(dict.fromkeys(_machine(entry) for entry in found.values()))
-    lines = ["", "Measured on " + "; and on ".join(places) + "."]
-    other = [n for n, e in found.items() if n not in BASELINES and e["minutes"] != recipe.minutes]
-    if other:
-        named = ", ".join(f"`{name}` {found[name]['minutes']:g}" for name in other)
-        lines += ["", f"Trained for other minutes than the recipe's: {named}."]
-    return lines
+    return ["", "Measured on " + "; and on ".join(places) + "."]
 
 
 def _machine(entry: Entry) -> str:

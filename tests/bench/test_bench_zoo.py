@@ -188,6 +188,50 @@ def test_learning_means_to_beat_both_baselines_in_both_measures(
     assert table.learns(found["u-net"], {"u-net": found["u-net"]}, 0.02) is None
 
 
+def test_a_system_that_does_not_learn_is_trained_again_at_the_next_rate_and_the_better_stands(
+    recipe: Recipe, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float]] = []
+    dice = {
+        MAJORITY: {0: 0.1},
+        INTENSITY: {0: 0.4},
+        "u-net": {0: 0.8},
+        "enet": {0: 0.41, 0.003: 0.7, 0.01: 0.2},
+    }
+    dice["linknet"] = {0: 0.3, 0.003: 0.2, 0.01: 0.1}
+
+    def instead(wish: Wish, job: one.Entry, children: object) -> dict:
+        rate = job.recipe.common["train"].get("optimizer", {}).get("rate", 0)
+        seen.append((job.system, rate))
+        value = dice[job.system][rate]
+        return measured(value, value)
+
+    monkeypatch.setattr(run, "measure_apart", instead)
+    monkeypatch.setattr(run, "prepare", lambda wish, name, root: tmp_path / "work" / name)
+    eager = recipe.model_copy(update={"more_rates": [0.003, 0.01]})
+    run.run(wish(eager, tmp_path, data, systems=("u-net", "enet", "linknet")))
+    assert [rate for name, rate in seen if name == "u-net"] == [0]
+    assert [rate for name, rate in seen if name == "enet"] == [0, 0.003]
+    assert [rate for name, rate in seen if name == "linknet"] == [0, 0.003, 0.01]
+    found = entries.read_all(tmp_path / "zoo", "discs")
+    assert (found["enet"]["dice"], found["enet"]["rate"]) == (0.7, 0.003)
+    assert (found["linknet"]["dice"], "rate" in found["linknet"]) == (0.3, False)
+    page = table.page(eager, tmp_path / "zoo")
+    assert "At another learning rate than the first: `enet` 0.003." in page
+    assert "learning rate of 0.003, 0.01" in page
+
+
+def test_the_page_names_entries_that_the_recipe_left_behind(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    run.run(wish(recipe, tmp_path, data))
+    assert "earlier recipe" not in table.page(recipe, tmp_path / "zoo")
+    changed = load_recipe(written(tmp_path / "other.yaml", steps=4))
+    page = table.page(changed, tmp_path / "zoo")
+    assert "By an earlier recipe or code" in page
+    assert "`enet` 1" in page.split("By an earlier recipe or code")[1]
+
+
 def test_the_page_ranks_by_dice_and_lists_what_was_not_run(
     fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
 ) -> None:
