@@ -5,16 +5,18 @@
     python benchmarks/predict_ct.py --peer PYTHON --all-rows [--keep FOLDER]
 
 A synthetic 512 x 512 x 400 CT of int16 at 0.8 x 0.8 x 1.0 mm (smaller with --slices and --side); network grid 1.5 mm,
-windows of 128, a plain U-Net of 16..128 features with random weights, overlap one half, no mirroring, no files.
+windows of 128, a plain U-Net of 16..128 features with random weights, no mirroring, no files.
 `--network cheap` takes two small convolutions instead, so that everything around the network can be measured in a
 minute. Prints one JSON line.
 
 `--peer` names a Python that has nnunetv2 (2.8): its whole prediction of the same CT runs first, in a process of its own
 (`predict_ct_nnunet.py`), once for each of its ways to resample logits; medseg then takes its weights and runs once for
-each ENGINE:PRECISION of --runs. Half precision moves the labels of random weights, which lie close together, by more
-than a prediction allows, so it is only timed with `--gate 0`. Each is a JSON line; a table with the ratios ends the output. `--keep FOLDER` holds the
-peer's half, which is not run again when it lies there already. `--all-rows` takes both of the peer's ways, ours in float32,
-bf16 and OpenVINO's bf16 without the gate, and ours with 104 classes; a row that fails, e.g. for want of memory, is left out.
+each ENGINE:PRECISION of --runs. Windows overlap by at least one half, as the peer's do; ENGINE:PRECISION@OVERLAP takes
+fewer of them. Half precision moves the labels of random weights, which lie close together, by more than a prediction
+allows, so it is only timed with `--gate 0`. Each is a JSON line; a table with the ratios ends the output.
+`--keep FOLDER` holds the peer's half, which is not run again when it lies there already. `--all-rows` takes both of the
+peer's ways, ours in float32, bf16 and OpenVINO's bf16 (with fewer windows, too) without the gate, and ours with 104
+classes; a row that fails, e.g. for want of memory, is left out.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import Any
 FEATURES = [16, 32, 64, 128, 128]
 SPACING_ZYX = (1.0, 0.8, 0.8)
 PATCH = [128, 128, 128]
-ALL_RUNS = ("torch:fp32", "torch:bf16", "openvino:bf16")
+ALL_RUNS = ("torch:fp32", "torch:bf16", "openvino:bf16", "openvino:bf16@0.4")
 MANY_CLASSES = 104
 HU = {"low": -900.0, "high": 900.0, "mean": 100.0, "sd": 120.0}
 
@@ -120,7 +122,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model = Model(net, None, plan, classes, System(name="nnunet-plain"), name, {})
     ct = synthetic_ct(args.slices, args.side).transpose(2, 1, 0)[None]
     image = Image(ct, Geometry.from_spacing(ct.shape[1:], SPACING_ZYX[::-1]))
-    predictor, clock = Predictor(model, Predict(precision=args.precision, engine=args.engine)), Clock()
+    settings = Predict(precision=args.precision, engine=args.engine, overlap=args.overlap)
+    predictor, clock = Predictor(model, settings), Clock()
     window = window_bytes(predictor.net, 1, PATCH, args.classes) + engine_bytes(args.engine)
     need = estimate(image.geometry, 2, plan, predictor.cut, window, 1, predictor.summed)
     announced = (held_bytes() + need.total - need.image) / 1e9
@@ -135,11 +138,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     labels, _ = predictor.segment_prepared(prepared)
     total = {"cpu_s": round(cpu_seconds() - cpu, 1), "wall_s": round(time.time() - wall, 1)}
     peak = peak_gb()
+    windows = predictor.cut.count(prepared.geometry.shape)
     rest = {k: round(total[k] - sum(p[k] for p in clock.parts.values()), 1) for k in total}
     if args.peer_labels is not None:
         clock.parts["agreement"] = compare_labels(labels, args.peer_labels)
     return {"what": "medseg", **clock.parts, "way back": rest, "total": total, "peak_gb": round(peak, 2),
-            "announced_gb": round(announced, 2), "engine": predictor.engine, "network_grid": prepared.geometry.shape,
+            "announced_gb": round(announced, 2), "engine": predictor.engine, "overlap": args.overlap, "count": windows, "network_grid": prepared.geometry.shape,
             "labelled_voxels": int(np.count_nonzero(labels))}  # fmt: skip
 
 
@@ -185,10 +189,11 @@ def with_peer(args: argparse.Namespace) -> list[dict[str, Any]]:
             kept.write_text(json.dumps(found))
         theirs.append({**json.loads(kept.read_text()), "classes": args.classes})
     for run in args.runs:
-        engine, precision = run.split(":")
+        engine, _, rest = run.partition(":")
+        precision, _, overlap = rest.partition("@")
         command = [sys.executable, str(here), "--engine", engine, "--precision", precision, "--weights",
                    f"{folder}/weights.safetensors", "--peer-labels", f"{folder}/labels.npy",
-                   "--gate", str(args.gate)]  # fmt: skip
+                   "--gate", str(args.gate), "--overlap", overlap or "0.5"]  # fmt: skip
         ours.append(line_of([*command, *sizes], args.all_rows))
     if args.all_rows:
         command = [sys.executable, str(here), "--precision", "bf16", "--gate", "0", *sizes]
@@ -219,7 +224,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         name = (
             f"nnU-Net, {row['resampling']}"
             if "resampling" in row
-            else f"medseg, {row['engine'].split(':')[0]}"
+            else f"medseg, {row['engine'].split(':')[0]}, {row['count']} windows"
         )
         alike = row["classes"] == rows[0]["classes"]
         name += "" if alike else f", {row['classes']} classes"
@@ -258,9 +263,14 @@ def main() -> None:
     parser.add_argument(
         "--engine", default="torch", choices=["auto", "torch", "compile", "onnxruntime", "openvino"]
     )
+    parser.add_argument(
+        "--overlap", type=float, default=0.5, help="share of a window that its neighbour sees"
+    )
     parser.add_argument("--peer", help="a Python that has nnunetv2")
     parser.add_argument("--peer-resampling", nargs="+", default=["default"], choices=["default", "torch"])
-    parser.add_argument("--runs", nargs="*", default=["torch:auto", "torch:fp32"], metavar="ENGINE:PRECISION")
+    parser.add_argument(
+        "--runs", nargs="*", default=["torch:auto", "torch:fp32"], metavar="ENGINE:PRECISION[@OVERLAP]"
+    )
     parser.add_argument("--all-rows", action="store_true", help="every row of docs/benchmarks.md in one go")
     parser.add_argument("--keep", type=Path, help="folder of the peer's half; else a temporary one")
     parser.add_argument(
