@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,11 @@ from medseg.io.dicom.write_series import write_ct_series
 
 SHAPE = (72, 64, 3)
 BASELINE, PROCESS_14 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.57"
-LOSSY = ("1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", BASELINE)
+LOSSY = ("1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203", BASELINE)
+HIGH_THROUGHPUT = json.loads((Path(__file__).parents[1] / "oracles" / "htj2k.json").read_text())[
+    "codestreams"
+]
+"""Transfer syntax -> the series of `smooth` slice by slice; no installed library writes high-throughput JPEG 2000."""
 MADE = [uid for uid, how in READ_SYNTAXES.items() if how == "made"]
 IMAGES = [uid for uid in READ_CLASSES if uid not in SEGMENTATION_CLASSES and uid != STRUCTURE_SET]
 
@@ -41,19 +47,25 @@ def as_jpeg(data: pydicom.Dataset) -> pydicom.Dataset:
     import io
 
     from PIL import Image as Picture
-    from pydicom.encaps import encapsulate
 
     values = data.pixel_array * float(data.RescaleSlope) + float(data.RescaleIntercept)
     low, packed = float(values.min()), io.BytesIO()
     Picture.fromarray(np.round((values - low) / 4).astype(np.uint8)).save(packed, "JPEG", quality=98)
-    data.PixelData = encapsulate([packed.getvalue()])
-    data["PixelData"].VR = "OB"
+    put_codestream(data, packed.getvalue(), BASELINE)
     data.BitsAllocated = data.BitsStored = 8
     data.HighBit, data.PixelRepresentation = 7, 0
     data.RescaleSlope, data.RescaleIntercept = 4, low
     data.LossyImageCompression = "01"
-    data.file_meta.TransferSyntaxUID = UID(BASELINE)
     return data
+
+
+def put_codestream(data: pydicom.Dataset, codestream: bytes, syntax: str) -> None:
+    """Stores one compressed picture in the place of the plain one."""
+    from pydicom.encaps import encapsulate
+
+    data.PixelData = encapsulate([codestream])
+    data["PixelData"].VR = "OB"
+    data.file_meta.TransferSyntaxUID = UID(syntax)
 
 
 def as_process_14(file: Path) -> None:
@@ -74,8 +86,12 @@ def as_process_14(file: Path) -> None:
 def restored(folder: Path, syntax: str) -> list[Path]:
     """The series of `smooth` in a transfer syntax."""
     files = write_ct_series(smooth(), Geometry(SHAPE, np.diag([-1.0, -1.0, 2.0, 1.0])), folder)
-    for file in files:
+    for number, file in enumerate(files):
         data = pydicom.dcmread(file)
+        if syntax in HIGH_THROUGHPUT:
+            put_codestream(data, base64.b64decode(HIGH_THROUGHPUT[syntax][number]), syntax)
+            data.save_as(file)
+            continue
         if syntax == BASELINE:
             as_jpeg(data).save_as(file)
             continue
