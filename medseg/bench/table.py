@@ -9,10 +9,13 @@ from typing import Any
 from medseg.bench.baselines import BASELINES
 from medseg.bench.entries import dims_of, key_of, read_all, systems_for, why_not
 from medseg.bench.recipe import Recipe
-from medseg.core.atomic import write_json, write_text
+from medseg.core.atomic import read_json, write_json, write_text
 from medseg.zoo.catalog import cards
 
 Entry = Mapping[str, Any]
+
+LEARNING_CHECK = "learns"
+"""Folder beside the entries: what `benchmarks/zoo_learns.py` writes."""
 
 HEAD = ("#", "system", "size", "Dice", "mIoU", "above baselines", "learns", "steps", "s/step", "s/image",
         "peak GB", "parameters M", "GFLOP")  # fmt: skip
@@ -65,12 +68,12 @@ def page(recipe: Recipe, out: Path) -> str:
         " data included. GFLOP: one forward pass of one patch, a multiplication and an addition counting two.",
     ]
     for name in recipe.data_sets:
-        lines += _section(recipe, name, read_all(out, name))
+        lines += _section(recipe, name, out)
     return "\n".join(lines) + "\n"
 
 
-def _section(recipe: Recipe, data_set: str, found: Mapping[str, Entry]) -> list[str]:
-    facts = recipe.data_set(data_set)
+def _section(recipe: Recipe, data_set: str, out: Path) -> list[str]:
+    facts, found = recipe.data_set(data_set), read_all(out, data_set)
     train = recipe.settings(data_set)["train"]
     patch = "x".join(str(n) for n in train["patch_size"])
     lines = [
@@ -92,7 +95,11 @@ def _section(recipe: Recipe, data_set: str, found: Mapping[str, Entry]) -> list[
     failed = {name: entry["error"] for name, entry in sorted(known.items()) if entry["state"] == "failed"}
     if failed:
         lines += ["", "Failed:", "", *(f"- `{name}`: {_plain(error)}" for name, error in failed.items())]
-    lines += _at_other_rates(done) + _outdated(recipe, data_set, known)
+    lines += (
+        _at_other_rates(done)
+        + _learn_elsewhere(recipe, data_set, known, out)
+        + _outdated(recipe, data_set, known)
+    )
     still = [name for name in names if name not in known]
     if still:
         lines += ["", f"Not run yet ({len(still)}): {', '.join(f'`{name}`' for name in still)}."]
@@ -113,6 +120,26 @@ def _on_rates(recipe: Recipe) -> list[str]:
 def _at_other_rates(done: Sequence[Entry]) -> list[str]:
     named = ", ".join(f"`{e['system']}` {e['rate']:g}" for e in done if e.get("rate"))
     return ["", f"At another learning rate than the first: {named}."] if named else []
+
+
+def _learn_elsewhere(recipe: Recipe, data_set: str, known: Mapping[str, Entry], out: Path) -> list[str]:
+    """What does not learn here but in the learning check beside the page, on shapes of a network's own size."""
+    place, dims = out / LEARNING_CHECK, dims_of(recipe, data_set)
+    checked = {name: read_json(place / f"{name}-{dims}d.json") for name, entry in sorted(known.items())
+               if learns(entry, known, recipe.margin) is False and (place / f"{name}-{dims}d.json").is_file()}  # fmt: skip
+    named = ", ".join(
+        f"`{name}` (Dice {facts['dice']:.3f}, by intensity alone {facts['baseline']:.3f})"
+        for name, facts in checked.items()
+        if facts["learns"]
+    )
+    return (
+        [
+            "",
+            f"Do not learn here but in the [learning check]({out.name}/{LEARNING_CHECK}/README.md): {named}.",
+        ]
+        if named
+        else []
+    )
 
 
 def _outdated(recipe: Recipe, data_set: str, known: Mapping[str, Entry]) -> list[str]:

@@ -221,6 +221,18 @@ def test_a_system_that_does_not_learn_is_trained_again_at_the_next_rate_and_the_
     assert "learning rate of 0.003, 0.01" in page
 
 
+def test_the_page_says_which_systems_learn_in_the_learning_check_alone(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    run.run(wish(recipe, tmp_path, data))  # neither u-net nor enet beats the fake baselines' mIoU
+    for name, learns in (("u-net", True), ("enet", False)):
+        facts = {"dice": 0.81, "baseline": 0.34, "learns": learns}
+        write_json(tmp_path / "zoo" / "learns" / f"{name}-2d.json", facts)
+    page = table.page(recipe, tmp_path / "zoo")
+    line = next(line for line in page.splitlines() if line.startswith("Do not learn here"))
+    assert line.endswith("(zoo/learns/README.md): `u-net` (Dice 0.810, by intensity alone 0.340).")
+
+
 def test_the_page_names_entries_that_the_recipe_left_behind(
     fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
 ) -> None:
