@@ -16,6 +16,7 @@ from medseg.cli_bench import bench, gallery
 from medseg.cli_compare import compare
 from medseg.cli_door import SOME_FAILED, run_safely
 from medseg.cli_model import model
+from medseg.cli_place import alone, run_place
 from medseg.cli_predict import model_folder, predict, stop_gently
 from medseg.cli_tools import AS_JSON, TOOLS
 
@@ -108,15 +109,6 @@ def _load(
     return load_pipeline(pipeline_file, overrides, extra)
 
 
-def _folder(pipeline: Any, out: Path | None, resume: bool) -> Path:
-    from medseg.pipeline import new_folder, newest_folder
-
-    if out is not None:
-        return out
-    runs = Path("runs")
-    return newest_folder(pipeline.name, runs) if resume else new_folder(pipeline.name, runs)
-
-
 def _walk(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | None, overrides: tuple[str, ...],
           resume: bool, as_json: bool, steps: tuple[str, ...] | None = None, force: tuple[str, ...] = (),
           folds: str | None = None) -> None:  # fmt: skip
@@ -125,11 +117,12 @@ def _walk(pipeline_file: Path, data: Path | None, model: Path | None, out: Path 
 
     def walked(overrides: tuple[str, ...]) -> Any:
         pipeline = _load(pipeline_file, data, model, overrides, folds)
-        return run(pipeline, place, steps=steps or ROAD, force=force)
+        with alone(pipeline, place):
+            return run(pipeline, place, steps=steps or ROAD, force=force)
 
     stop_gently()
-    place = _folder(_load(pipeline_file, data, model, overrides, folds), out, resume)
-    walk = asked(walked, overrides, as_json)
+    with run_place(_load(pipeline_file, data, model, overrides, folds), out, resume) as place:
+        walk = asked(walked, overrides, as_json)
     if as_json:
         click.echo(json.dumps(closing.summary(walk), allow_nan=False))
     else:
@@ -161,15 +154,13 @@ def run(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | 
     if only:
         from medseg.closing import failed_steps
 
-        again = (
-            *again,
-            *failed_steps(out or _folder(_load(pipeline_file, data, model, overrides), None, True)),
-        )
+        with run_place(_load(pipeline_file, data, model, overrides), out, resume=True) as place:
+            again, out = (*again, *failed_steps(place)), place
     _walk(pipeline_file, data, model, out, overrides, resume, as_json, steps, again, folds)
 
 
 @cli.command()
-@click.argument("target", type=click.Path(path_type=Path), metavar="PIPELINE|FOLDER")
+@click.argument("target", type=click.Path(path_type=Path), metavar="PIPELINE|DATA")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder or manifest with your own cases.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
@@ -177,8 +168,8 @@ def run(pipeline_file: Path, data: Path | None, model: Path | None, out: Path | 
 def check(
     target: Path, data: Path | None, out: Path | None, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Find what is wrong with the data of a pipeline, or of a bare folder, before it costs a week."""
-    if target.is_dir():
+    """Find what is wrong with the data of a pipeline, or of a bare folder or table, before it costs a week."""
+    if _holds_data(target):
         from medseg.check.folder import check_folder, settings_from
 
         if data is not None:
@@ -195,6 +186,23 @@ def check(
             sys.exit(SOME_FAILED)
         return
     _walk(target, data, None, out, overrides, False, as_json, ("check",))
+
+
+def _holds_data(target: Path) -> bool:
+    """Whether it is a folder, a table of cases or an image, and no pipeline file; UserError where nothing is there."""
+    from medseg.config_file import find_file
+    from medseg.core.errors import UserError
+    from medseg.io.names import READABLE, suffix_of
+
+    if target.suffix not in (".yaml", ".yml") and not find_file(target).exists():
+        raise UserError(
+            "no such folder, table or pipeline file",
+            str(target),
+            "is the path right, and is the disk mounted?",
+        )
+    return target.is_dir() or (
+        target.is_file() and suffix_of(target) in (".csv", ".parquet", ".pq", *READABLE)
+    )
 
 
 @cli.command()

@@ -126,15 +126,36 @@ def init(folder: Path, out: Path, as_json: bool) -> None:
 @AS_JSON
 def ui(run_folder: Path | None, port: int, as_json: bool) -> None:
     """MLflow's pages on the run's store, on this computer only (127.0.0.1)."""
-    from medseg.core.atomic import read_json
-    from medseg.track.mlflow_store import default_uri, ui_command
+    from medseg.track.mlflow_store import ui_command
 
-    kept = (run_folder or Path("runs")) / "tracking.json"
-    uri = read_json(kept)["uri"] if kept.exists() else default_uri(run_folder or Path("runs"))
-    command, environment = ui_command(uri, port)
+    command, environment = ui_command(store_of(run_folder or Path("runs")), port)
     url = f"http://127.0.0.1:{port}"
     click.echo(json.dumps({"url": url}) if as_json else f"MLflow opens on {url}  (Ctrl-C ends it)")
     sys.exit(served(command, environment))
+
+
+def store_of(folder: Path) -> str:
+    """Where the figures of a run, or of all runs in a folder, are kept; a store that was moved with its run is found.
+
+    Raises UserError where there is none: a server would make an empty one.
+    """
+    from medseg.core.atomic import read_json
+    from medseg.core.errors import UserError
+    from medseg.track.mlflow_store import default_uri
+
+    if not folder.is_dir():
+        raise UserError("no such run folder", str(folder), "give the folder that `medseg run` printed")
+    kept = folder / "tracking.json"
+    named = str(read_json(kept)["uri"]) if kept.exists() else default_uri(folder)
+    uris = [named, default_uri(folder.resolve().parent)] if kept.exists() else [named]
+    for uri in uris:
+        if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file():
+            return uri
+    raise UserError(
+        "there is no MLflow store of this run",
+        str(folder),
+        "it was made with track.enabled: false, or its mlflow.db was left behind: it lies beside the run folder",
+    )
 
 
 def served(command: list[str], environment: dict[str, str]) -> int:

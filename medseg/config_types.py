@@ -325,6 +325,10 @@ class Plan(Section):
     in_channels: int = Field(
         description="channels of the network: those of the image, then those of `previous`"
     )
+    channels: list[str] = Field(
+        default_factory=list,
+        description="names of the image's channels in their order; none: nothing named them",
+    )
     previous: Previous | None = Field(None, description="the earlier stage of a cascade")
     classes: list[dict[str, Any]] = Field(description="ClassInfo.as_json of every class, without background")
     overlapping: bool = Field(False, description="sigmoid regions instead of one softmax")

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from medseg.config import Data
+from medseg.core.run import holds_results
 from medseg.data.cohort import data_root, look
 
 
@@ -34,7 +35,7 @@ def _files(data: Data) -> Iterator[str]:
         yield from sorted(name for row in look(data, root).rows for name in row.files)
     elif root is not None and root.is_dir():
         for folder, folders, names in os.walk(root):
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not holds_results(Path(folder, name)))
             yield from (str(Path(folder, name)) for name in sorted(names))
     elif root is not None:
         yield str(root)

@@ -122,7 +122,7 @@ def _with_found_classes(
     cohort = replace(
         cohort,
         rows=tuple(replace(row, values=sources) for row in rows),
-        classes=class_infos(specs, data.background),
+        classes=class_infos(specs, data.background, data.ignore),
         notes=(*cohort.notes, note),
     )
     return cohort, [e if e is None else e.with_classes(sources) for e in examined]

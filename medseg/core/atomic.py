@@ -120,9 +120,9 @@ def _runs_since(pid: int, moment: float) -> bool:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes UTF-8 text, whole or not at all."""
+    """Writes UTF-8 text, whole or not at all; bytes of file names that are no UTF-8 are spelled out."""
     with atomic_path(target) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(target: Path, value: Any) -> None:
@@ -154,6 +154,9 @@ def writing_failed(err: OSError, target: Path) -> UserError:
         return UserError(
             "no permission to write here", str(target.parent), "choose another folder with --out"
         )
+    if err.errno in (errno.EEXIST, errno.ENOTDIR):
+        place = next((str(p) for p in (target, *target.parents) if p.is_file()), str(target))
+        return UserError("a file stands where a folder has to be", place, "choose another folder with --out")
     return UserError(f"cannot be written ({err.strerror or err})", str(target))
 
 

@@ -119,5 +119,5 @@ def keep_log(path: Path | None) -> None:
 def note(line: str) -> None:
     """One line for the log alone."""
     for path in _LOG:
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medseg.core.atomic import read_json, write_json
+from medseg.core.errors import UserError
+
+WRITTEN_BY = "# Written by medseg"
+"""How the pipeline file of a run folder begins."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +165,53 @@ class RunFolder:
 
     def steps_done(self) -> dict[str, dict[str, Any]]:
         """Step -> {stamp, seconds, peak_ram_bytes, line, counts} of the steps that came to their end."""
-        return read_json(self.steps) if self.steps.exists() else {}
+        try:
+            return read_json(self.steps) if self.steps.exists() else {}
+        except UserError as err:
+            hint = "take the file away: the steps are walked again, and cases that are finished stay so"
+            raise UserError(err.what, err.where, hint) from err
 
     def mark_done(self, step: str, facts: Mapping[str, Any]) -> None:
         """Writes down that a step came to its end; a step without this mark is done again."""
         write_json(self.steps, {**self.steps_done(), step: dict(facts)})
+
+
+def refuse_others_files(folder: Path) -> None:
+    """Raises UserError where a run would write over what it did not make: a pipeline file with comments, a model."""
+    run = RunFolder(folder)
+    if run.pipeline_file.is_file() and _is_ours(run.pipeline_file):
+        return
+    places = (
+        run.pipeline_file,
+        run.model,
+        run.checkpoints,
+        run.prepared,
+        run.predictions,
+        run.figures,
+        run.report,
+    )
+    own = [place.name for place in places if place.exists()]
+    if own:
+        raise UserError(
+            f"holds {', '.join(own)} that no run of medseg made, and a run in this folder would write over it",
+            str(folder),
+            "choose another run folder with --out",
+        )
+
+
+def holds_results(folder: Path) -> bool:
+    """Whether medseg wrote this folder: a run, or predicted masks. No data of a person's lies there, and a mask that
+    was predicted is no reference for the next prediction."""
+    run, manifest = RunFolder(folder), folder / "manifest"
+    if (run.private / "key.hex").is_file() or (run.pipeline_file.is_file() and _is_ours(run.pipeline_file)):
+        return True
+    return (manifest / "manifest.json").is_file() and (manifest / "failed.csv").is_file()
+
+
+def _is_ours(pipeline_file: Path) -> bool:
+    """Whether a run wrote this file; people write files of this name, too."""
+    with pipeline_file.open("rb") as file:
+        return file.read(len(WRITTEN_BY)) == WRITTEN_BY.encode()
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

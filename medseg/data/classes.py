@@ -38,20 +38,26 @@ TERMS: dict[str, tuple[str, str]] = {
 """SNOMED CT codes (as in DICOM PS3.16, CID 7140 and its neighbours) for names that leave no doubt."""
 
 
-def class_infos(specs: Mapping[str, ClassSpec], background: int | None = 0) -> tuple[ClassInfo, ...]:
+def class_infos(
+    specs: Mapping[str, ClassSpec], background: int | None = 0, ignore: int | None = None
+) -> tuple[ClassInfo, ...]:
     """The classes of a table, in its order.
 
-    A class is written with its value; where classes share values or have several, all are numbered from 1.
-    Raises UserError when a class has the value of the background or two names differ in case only.
+    A class is written with its value; where classes share values or have several, or one has the 0 that stands for
+    background in what is written, all are numbered from 1, and the number of `ignore` is left out.
+    Raises UserError when a class has the value of the background or of what is ignored, or two names differ in case
+    only.
     """
-    _refuse_contradictions(specs, background)
+    _refuse_contradictions(specs, background, ignore)
     first = [spec.values[0] for spec in specs.values()]
     single = all(len(spec.values) == 1 for spec in specs.values())
-    distinct = single and len(set(first)) == len(first) and min(first, default=0) >= 0
+    lowest = 0 if background is None else 1
+    distinct = single and len(set(first)) == len(first) and min(first, default=lowest) >= lowest
+    running = [number for number in range(1, len(specs) + 2) if number != ignore]
     return tuple(
         ClassInfo(
             name,
-            first[position] if distinct else position + 1,
+            first[position] if distinct else running[position],
             spec.colour or default_colour(position),
             _code(name, spec),
             spec.laterality or side_of(name),
@@ -60,7 +66,15 @@ def class_infos(specs: Mapping[str, ClassSpec], background: int | None = 0) -> t
     )
 
 
-def _refuse_contradictions(specs: Mapping[str, ClassSpec], background: int | None) -> None:
+def _refuse_contradictions(
+    specs: Mapping[str, ClassSpec], background: int | None, ignore: int | None
+) -> None:
+    if ignore is not None and ignore == background:
+        raise UserError(
+            f"the value {ignore} is both the background and ignored",
+            "data.ignore",
+            "give one of data.background and data.ignore another value, or leave data.ignore out",
+        )
     lowered: dict[str, str] = {}
     for name, spec in specs.items():
         if background is not None and background in spec.values:
@@ -68,6 +82,12 @@ def _refuse_contradictions(specs: Mapping[str, ClassSpec], background: int | Non
                 f"class '{name}' has the value {background}, which is the background's",
                 "data.classes",
                 "give the class another value, or set data.background: null when every pixel has a class",
+            )
+        if ignore is not None and ignore in spec.values:
+            raise UserError(
+                f"class '{name}' has the value {ignore}, which data.ignore leaves out",
+                "data.classes",
+                "no voxel would be left of it: give the class or data.ignore another value",
             )
         if name.lower() in lowered:
             raise UserError(

@@ -24,6 +24,7 @@ from medseg.core.segmentation import ClassInfo
 from medseg.data.classes import class_infos
 from medseg.data.description import filled_in, is_description, load_description
 from medseg.data.description import find as find_described
+from medseg.data.layouts.names import results_below
 from medseg.data.manifest import read_manifest
 from medseg.data.patients import by_first_words, doubtful_words
 from medseg.data.reading import open_case
@@ -98,7 +99,7 @@ def find_cases(data: Data, root: Path | None = None, key: bytes | None = None) -
     rows, left_out, names = _named(rows, found, data, key or secrets.token_bytes(32))
     return Cohort(
         rows,
-        class_infos(specs, data.background),
+        class_infos(specs, data.background, data.ignore),
         found.layout,
         notes + names,
         left_out,
@@ -145,7 +146,11 @@ def look(data: Data, root: Path | None) -> Found:
         raise UserError("no such folder", str(root), "give --data the folder that holds the images")
     if root.is_file() and root.suffix.lower() in (".csv", ".parquet"):
         return read_manifest(root, data, root.parent)
-    return _recognise(data, root)
+    found = _recognise(data, root)
+    ours = len(results_below(root)) if root.is_dir() else 0
+    folders = "a folder that medseg wrote is" if ours == 1 else f"{ours} folders that medseg wrote are"
+    note = f"{folders} passed over: predicted masks are no labels unless a table of cases names them"
+    return replace(found, notes=(*found.notes, note)) if ours else found
 
 
 def _beside(manifest: Path, root: Path | None) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from medseg.config import Data
 from medseg.core.errors import UserError, did_you_mean
 from medseg.data.rows import SPLITS, CaseRow, Found, counted, hidden
-from medseg.io.names import stem_of
+from medseg.io.names import in_letters, stem_of
 
 PLAIN = ("case", "patient", "image", "label", "split", "fold", "known", "labelled", "prompt")
 SPLIT_WORDS = {"": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -217,9 +217,13 @@ def files_of_folder(folder: Path) -> tuple[str, ...]:
 
 
 def _find(cell: str, folders: Sequence[Path | None]) -> Path:
-    """A cell's path: absolute, or below the first of `folders` where it exists."""
-    given = Path(cell).expanduser()
-    places = [given] if given.is_absolute() else [folder / given for folder in folders if folder is not None]
+    """A cell's path: absolute, or below the first of `folders` where it exists; as Windows writes it, too."""
+    spellings = [Path(cell).expanduser(), Path(cell.replace("\\", "/"))]
+    places = [
+        place
+        for given in spellings
+        for place in ([given] if given.is_absolute() else [f / given for f in folders if f is not None])
+    ]
     return next((p for p in places if p.exists()), places[0])
 
 
@@ -229,7 +233,7 @@ def _exists(name: str) -> bool:
 
 def safe_name(case: str) -> str:
     """A case name that can name a file: separators and control characters become `_`, letters of any script stay."""
-    name = re.sub(r"[\x00-\x1f/\\:*?\"<>|]+", "_", case.strip()).strip(" .")
+    name = re.sub(r"[\x00-\x1f/\\:*?\"<>|]+", "_", in_letters(case).strip()).strip(" .")
     return name[:120] or "case"
 
 

@@ -14,7 +14,7 @@ from medseg.core.case import Image
 from medseg.core.errors import UserError, did_you_mean
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Segmentation, default_colour
-from medseg.io.names import DICOM, ITK, NIFTI, RASTER, READABLE, WRITABLE, stem_of, suffix_of
+from medseg.io.names import DICOM, ITK, NIFTI, RASTER, READABLE, WRITABLE, stem_of, suffix_of, without_ending
 
 __all__ = [
     "READABLE",
@@ -220,7 +220,7 @@ def _with_companions(file: Path) -> tuple[Path, ...]:
         return tuple(f for f in companions(file) if f.exists())
     for ours, theirs in ((".img", ".hdr"), (".hdr", ".img")):
         if suffix_of(file).startswith(ours):
-            other = file.with_name(stem_of(file) + theirs + suffix_of(file)[len(ours) :])
+            other = file.with_name(without_ending(file) + theirs + suffix_of(file)[len(ours) :])
             return tuple(sorted(f for f in (file, other) if f.exists()))
     return (file,)
 
@@ -329,8 +329,9 @@ def _kind(files: Sequence[Path]) -> str:
             return kind
     if not ending and start[:2] in (b"\x08\x00", b"\x02\x00"):
         return "dicom"
+    archive = ending in (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz")
     raise UserError(
-        f"is of a format that is not known ({ending or 'no ending'})",
+        "is an archive" if archive else f"is of a format that is not known ({ending or 'no ending'})",
         path.name,
-        f"formats that can be read: {' '.join(READABLE)}",
+        "unpack it first" if archive else f"formats that can be read: {' '.join(READABLE)}",
     )

@@ -30,13 +30,35 @@ def suffix_of(path: Path | str) -> str:
 
 
 def stem_of(path: Path | str) -> str:
-    """The name without the ending that `suffix_of` finds.
+    """The name without the ending that `suffix_of` finds, as people read it (`in_letters`).
 
     >>> stem_of("a/Scan.NII.GZ"), stem_of("scan.v2.mha"), stem_of("IM0001")
     ('Scan', 'scan.v2', 'IM0001')
     """
+    return in_letters(without_ending(path))
+
+
+def without_ending(path: Path | str) -> str:
+    """The name without its ending as the file system has it, for the names of files beside it."""
     name = Path(path).name
     ending = suffix_of(name)
     if ending == ".nrrd" and name.lower().endswith(".seg.nrrd"):
         return name[:-9]
     return name[: len(name) - len(ending)] if ending and len(ending) < len(name) else name
+
+
+def in_letters(name: str) -> str:
+    """A name of the file system whose bytes are no UTF-8 in letters: discs of older systems hold Latin-1.
+
+    Python stands lone surrogates in the place of such bytes, which no file, table or screen can hold.
+
+    >>> in_letters("M\\udcfcller"), in_letters("Müller")
+    ('Müller', 'Müller')
+    """
+    if name.isprintable() or not any("\udc80" <= letter <= "\udcff" for letter in name):
+        return name
+    stored = name.encode("utf-8", "surrogateescape")
+    try:
+        return stored.decode("utf-8")
+    except UnicodeDecodeError:
+        return stored.decode("latin-1")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from medseg.core.atomic import writing_failed
 from medseg.core.errors import UserError
 from medseg.core.run import Result
 
@@ -24,6 +26,24 @@ CREATE TABLE IF NOT EXISTS event (at REAL, step TEXT, system TEXT, line TEXT);
 """
 
 
+_SAYS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EACCES,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+}
+"""What the database means where the system has a word of its own for it."""
+
+
+def _in_words(err: sqlite3.DatabaseError, path: Path) -> UserError:
+    code = (getattr(err, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in _SAYS:
+        return writing_failed(OSError(_SAYS[code], str(err)), path)
+    hint = "move it away: what is finished is kept, and not done again"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        hint = "another process holds it: wait until that is through"
+    return UserError(f"the journal cannot be used ({err})", str(path), hint)
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[sqlite3.Connection]:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,11 +53,7 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
         with connection:
             yield connection
     except sqlite3.DatabaseError as err:
-        raise UserError(
-            f"the journal cannot be used ({err})",
-            str(path),
-            "move it away; steps that ended are kept in steps.json",
-        ) from err
+        raise _in_words(err, path) from err
     finally:
         if "connection" in locals():
             connection.close()

@@ -93,6 +93,7 @@ def _data_facts(
     facts = {
         "dims": fingerprint.dims,
         "in_channels": fingerprint.channels + len(earlier),
+        "channels": list(channels) if len(channels) == fingerprint.channels else [],
         "previous": previous,
         "classes": [info.as_json() for info in classes],
         "overlapping": data.overlapping,

@@ -79,7 +79,9 @@ class Places:
 
 
 def _predict(places: Places, settings: Pipeline, share: Share) -> list[Result]:
+    from medseg.predict.channels import with_channels
     from medseg.predict.manifest import journal_of
+    from medseg.predict.outputs import refuse_others_files
     from medseg.predict.stage import open_job, refuse_all_failed, run_cases
 
     data = settings.data.model_copy(update={"root": str(places.data)})
@@ -91,7 +93,13 @@ def _predict(places: Places, settings: Pipeline, share: Share) -> list[Result]:
         jobs[-1].journal = journal_of(out, share.name)
         out.mkdir(parents=True, exist_ok=True)
     classes = jobs[0].predictor.model.classes
+    plans = [job.predictor.model.plan for job in jobs]
+    pipeline = pipeline.model_copy(update={"data": with_channels(pipeline.data, plans)})
     tasks, left_out = _find(places, pipeline, classes)
+    for out in places.outs:
+        refuse_others_files(
+            out, [task.case for task in tasks], (name for task in tasks for name in task.files)
+        )
     chosen = share.of(tasks, *places.outs)
     for job in jobs:
         job.expected = len(tasks) if share.trial else len(chosen)
@@ -141,7 +149,10 @@ def _write_sources(home: Path, rows: Sequence[CaseRow]) -> None:
     from medseg.core.run import RunFolder
 
     target = RunFolder(home).private / "cases.csv"
-    with atomic_path(target) as part, part.open("w", newline="", encoding="utf-8-sig") as file:
+    with (
+        atomic_path(target) as part,
+        part.open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as file,
+    ):
         table = csv.writer(file)
         table.writerow(("case", "first file", "files"))
         table.writerows((row.case, row.files[0], len(row.files)) for row in rows)

@@ -73,6 +73,8 @@ def states_of(out: Path) -> States:
         for journal, state in product(journals, states):
             rows = outcomes(journal, state)
             known.update({case: (state, reason) for step, _, case, _, reason in rows if step == "predict"})
+    if not journals:  # taken away by somebody: what lies here is all that is known
+        known = {row["case"]: (row["state"], row["reason"]) for row in _rows(out, {})}
     for case, (state, _) in known.items():
         if state in ("listed", "waiting", "failed") and (facts := read_sidecar(out, case)):
             flags = "; ".join(facts.get("flags", []))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.geometry import reorient_array
 from medseg.core.segmentation import ClassInfo, Segmentation
+from medseg.data.rows import counted
 from medseg.ingest.prepare import PreparedImage
 
 ENDINGS = {
@@ -250,6 +252,36 @@ def discard(out: Path, case: str) -> None:
     sidecar(out, case).unlink(missing_ok=True)
     for name in found.get("files", []):
         (out / name).unlink(missing_ok=True)
+
+
+def refuse_others_files(out: Path, cases: Sequence[str], inputs: Iterable[str]) -> None:
+    """Raises UserError where a mask would be written over an input, or over a file that no call on this folder wrote.
+
+    cases: their names. inputs: every file that is read.
+    """
+    there = set(os.listdir(out)) if out.is_dir() else set()
+    endings = (*ENDINGS.values(), ".tif", ".json")
+    targets = {file_name(case) + ending: case for case in cases for ending in endings}
+    found = {name: case for name, case in targets.items() if name in there}
+    read = {os.path.realpath(name) for name in inputs if os.path.basename(name) in found}
+    begun = any((out / "manifest").glob("journal*.sqlite"))
+    wanted = [
+        name
+        for name, case in found.items()
+        if os.path.realpath(out / name) in read or not (begun or _is_told_of(out, case, name))
+    ]
+    if wanted:
+        raise UserError(
+            f"{len(wanted)} files there would be written over, and medseg did not make them: {counted(wanted, 3)}",
+            str(out),
+            "choose another folder for the masks with --out",
+        )
+
+
+def _is_told_of(out: Path, case: str, name: str) -> bool:
+    """Whether the JSON of a case, by a prediction, names a file; of itself it may be silent."""
+    facts = read_sidecar(out, case)
+    return "model" in facts and name in (*facts.get("files", ()), sidecar(out, case).name)
 
 
 def refuse_other_models(out: Path, model: str) -> None:

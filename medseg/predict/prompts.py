@@ -100,9 +100,9 @@ def files_of(case: str, named: str, images: Sequence[str], data: Data, settings:
         place = _place(settings.files, data)
         return (str(place),) if place.is_file() else tuple(_in_folder(place, case, images))
     if len(images) == 1:
-        from medseg.io.names import stem_of
+        from medseg.io.names import without_ending
 
-        beside = Path(images[0]).with_name(stem_of(images[0]) + BESIDE)
+        beside = Path(images[0]).with_name(without_ending(images[0]) + BESIDE)
         return (str(beside),) if beside.is_file() else ()
     return ()
 
@@ -122,9 +122,9 @@ def _place(named: str, data: Data) -> Path:
 
 def _in_folder(folder: Path, case: str, images: Sequence[str]) -> list[str]:
     """CASE.json and CASE's mask of scribbles, by the case's name or its image's."""
-    from medseg.io.names import stem_of
+    from medseg.io.names import without_ending
 
-    names = list(dict.fromkeys([case, *(stem_of(name) for name in images[:1])]))
+    names = list(dict.fromkeys([case, *(without_ending(name) for name in images[:1])]))
     found = []
     for endings in ((".json", BESIDE), MASK_ENDINGS):
         places = [folder / f"{name}{ending}" for name in names for ending in endings]

@@ -52,6 +52,7 @@ def model_folder(pipeline: Pipeline, folder: RunFolder) -> Path:
 def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     """Predicts the cases of `predict.cases`; complete ones are kept. Raises UserError when no case came through."""
     from medseg.data.cohort import load_cohort
+    from medseg.predict.channels import require_channels
     from medseg.predict.job import task_of
     from medseg.predict.manifest import write_manifest
 
@@ -59,6 +60,8 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     rows = choose_rows(cohort, which_cases(pipeline, folder))
     models = [model_folder(pipeline, folder)]
     job = open_job(pipeline, models, folder.predictions)
+    if pipeline.predict.model is not None:
+        require_channels(job.predictor.model.plan, cohort.channels, bool(pipeline.data.channels))
     if not folder.is_fold:
         job.journal, job.system = folder.journal, folder.path.name if folder.parent else ""
     if pipeline.predict.model is None:

@@ -7,16 +7,29 @@ with a file a class (CASE/liver.nii.gz), and a run folder (its predictions/).
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medseg.core.errors import UserError
-from medseg.io.names import READABLE, stem_of, suffix_of
+from medseg.data.layouts.names import LABEL_WORDS, words_of
+from medseg.io.names import DICOM, READABLE, stem_of, suffix_of
 from medseg.score.cases import format_rank
 
 WHOLE = ""
 """Stands for a class's name where one file holds all classes."""
+
+MASK_WORDS = LABEL_WORDS | {
+    "pred",
+    "preds",
+    "prediction",
+    "predictions",
+    "predicted",
+    "output",
+    "result",
+    "0000",
+}
+"""Words of file names that tell no cases apart."""
 
 Files = dict[str, dict[str, Path]]
 
@@ -42,27 +55,48 @@ def pair_up(pred: Path, true: Path) -> Pairing:
         return Pairing(((stem_of(true), {WHOLE: pred}, {WHOLE: true}),), (), ())
     ours, theirs = _candidates(pred), _candidates(true)
     mine, other = _most_alike(ours, theirs)
-    found = {key_of(case): case for case in mine}
-    pairs = [
-        (case, mine[found[key_of(case)]], files) for case, files in other.items() if key_of(case) in found
-    ]
+    match = _match(mine, other)
+    pairs = [(case, mine[match[case]], files) for case, files in other.items() if case in match]
     if not pairs:
         raise UserError(
             f"no mask of {pred.name} has the name of a mask of {true.name}",
             str(pred),
             f"names there: {_few(mine)}; names in the reference: {_few(other)}",
         )
-    paired = {key_of(case) for case, _, _ in pairs}
     return Pairing(
         tuple(sorted(pairs, key=lambda pair: pair[0])),
-        tuple(sorted(case for case in mine if key_of(case) not in paired)),
-        tuple(sorted(case for case in other if key_of(case) not in paired)),
+        tuple(sorted(set(mine) - set(match.values()))),
+        tuple(sorted(set(other) - set(match))),
     )
+
+
+def _match(mine: Iterable[str], other: Iterable[str]) -> dict[str, str]:
+    """Case of the reference -> case of the prediction: equal names first, then equal but for capitals and accents, then
+    but for words that say what a file is (`a_pred`, `a_0000`). What fits two is not matched."""
+    match: dict[str, str] = {}
+    for key in (str, key_of, _bare):
+        ours = _by_key(set(mine) - set(match.values()), key)
+        theirs = _by_key(set(other) - set(match), key)
+        match.update({theirs[name]: ours[name] for name in ours.keys() & theirs.keys()})
+    return match
+
+
+def _by_key(cases: Iterable[str], key: Callable[[str], str]) -> dict[str, str]:
+    """Key -> case, for keys that only one case has."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        found.setdefault(key(case), []).append(case)
+    return {name: same[0] for name, same in found.items() if len(same) == 1}
 
 
 def key_of(case: str) -> str:
     """A case's name as it is compared: without capitals and with one form of each accent."""
     return unicodedata.normalize("NFC", case).casefold()
+
+
+def _bare(case: str) -> str:
+    """A case's name without the words that say that it is a mask."""
+    return "_".join(word for word in words_of(key_of(case)) if word not in MASK_WORDS) or key_of(case)
 
 
 def _candidates(folder: Path) -> list[Files]:
@@ -99,10 +133,16 @@ def _masks(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith(".") and suffix_of(path) in READABLE:
-            case = stem_of(path)
+            case = _case_of(path)
             if case not in found or format_rank(path) < format_rank(found[case]):
                 found[case] = path
     return found
+
+
+def _case_of(path: Path) -> str:
+    """A file's name without its ending, and without what predict adds to tell DICOM objects of one case apart."""
+    name = stem_of(path)
+    return name.removesuffix(".labelmap").removesuffix(".rtstruct") if suffix_of(path) in DICOM else name
 
 
 def _most_alike(ours: Sequence[Files], theirs: Sequence[Files]) -> tuple[Files, Files]:
@@ -112,10 +152,10 @@ def _most_alike(ours: Sequence[Files], theirs: Sequence[Files]) -> tuple[Files, 
     """
 
     def agreement(pair: tuple[Files, Files]) -> tuple[float, float]:
-        mine, other = ({key_of(case) for case in side} for side in pair)
-        together = mine & other
+        together = _match(*pair)
         digits = sum(any(c.isdigit() for c in case) for case in together)
-        return len(together) / len(mine | other), digits / max(1, len(together))
+        every = len(pair[0]) + len(pair[1]) - len(together)
+        return len(together) / every, digits / max(1, len(together))
 
     return max(((mine, other) for mine in ours for other in theirs), key=agreement)
 

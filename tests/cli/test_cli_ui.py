@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from medseg.cli_tools import store_of
+from medseg.core.errors import UserError
+from medseg.track.mlflow_store import default_uri
+
 ROOT = Path(__file__).parents[2]
 
 SERVER = """
@@ -52,3 +56,22 @@ def test_a_server_that_ends_by_itself_gives_its_exit_code() -> None:
     )
     assert done.returncode == 3
     assert (done.stdout, "its words" in done.stderr) == ("", True)
+
+
+def test_a_run_that_is_not_there_or_was_not_tracked_gets_no_empty_pages(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run folder"):
+        store_of(tmp_path / "run-7")
+    (tmp_path / "run-1").mkdir()
+    with pytest.raises(UserError, match="there is no MLflow store of this run"):
+        store_of(tmp_path / "run-1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["run-1"]
+
+
+def test_the_store_of_a_run_is_found_also_after_both_were_moved(tmp_path: Path) -> None:
+    run, store = tmp_path / "runs" / "a-1", tmp_path / "runs" / "mlflow.db"
+    run.mkdir(parents=True)
+    (run / "tracking.json").write_text('{"uri": "sqlite:////old place/mlflow.db"}')
+    store.touch()
+    assert store_of(run) == store_of(tmp_path / "runs") == default_uri(tmp_path / "runs")
+    (run / "tracking.json").write_text('{"uri": "http://127.0.0.1:9"}')
+    assert store_of(run) == "http://127.0.0.1:9"

@@ -134,6 +134,22 @@ def test_scans_that_may_be_of_one_patient_stop_a_script(
     assert out["cases"]["done"] == 8
 
 
+def test_a_table_and_an_image_are_checked_without_a_pipeline_file(
+    medseg: Callable, cohort: Path, tmp_path: Path
+) -> None:
+    image = cohort / "images" / "case_0.nii.gz"
+    (tmp_path / "t.csv").write_text(f"case,image\na,{image}\n", encoding="utf-8")
+    for target in (tmp_path / "t.csv", image):
+        code, facts, _ = medseg("check", target, "--json")
+        assert (code, facts["cases"]["done"]) == (0, 1)
+
+
+def test_a_folder_that_is_not_there_is_not_called_a_pipeline_file(medseg: Callable, tmp_path: Path) -> None:
+    code, facts, _ = medseg("check", tmp_path / "Export Thorax", "--json")
+    assert code == 2
+    assert facts["error"]["what"] == "no such folder, table or pipeline file"
+
+
 def test_a_bare_folder_and_data_are_not_mixed(medseg: Callable, cohort: Path):
     code, _, err = medseg("check", str(cohort), "--data", str(cohort))
     assert code == 2

@@ -32,6 +32,13 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert "--resume" in caught.value.hint
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    for target in (tmp_path / "out" / "a.json", tmp_path / "out" / "deeper" / "a.json"):
+        with pytest.raises(UserError, match="out: a file stands where a folder has to be"):
+            write_json(target, {})
+
+
 def test_a_folder_without_write_permission_is_named(tmp_path: Path) -> None:
     err = writing_failed(PermissionError(errno.EACCES, "Permission denied"), tmp_path / "a.txt")
     assert str(tmp_path) in str(err)

@@ -143,6 +143,15 @@ def test_paths_are_found_beside_the_table_and_below_the_data_root(files, tmp_pat
     assert row.images == ((str(files / "a.nii.gz"),),)
 
 
+def test_paths_may_be_spelled_as_windows_does(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.nii.gz").touch()
+    (tmp_path / "t.csv").write_text("case,image\na,images\\a.nii.gz\n")
+    row = read_manifest(tmp_path / "t.csv", Data(), tmp_path).rows[0]
+    assert not row.trouble
+    assert Path(row.images[0][0]) == tmp_path / "images" / "a.nii.gz"
+
+
 def test_a_dicom_folder_is_an_image_and_hidden_files_are_no_slices(tmp_path):
     folder = tmp_path / "patient one"
     folder.mkdir()

@@ -33,7 +33,7 @@ def case(tmp_path, volume, scan):
 
 
 def label_of(row, data):
-    return open_case(row, data, class_infos(data.classes, data.background)).label()
+    return open_case(row, data, class_infos(data.classes, data.background, data.ignore)).label()
 
 
 def test_any_integers_become_class_indices(case, mask):
@@ -87,6 +87,30 @@ def test_without_background_value_0_is_a_class(case, mask):
 def test_a_class_with_the_background_s_value_is_refused():
     with pytest.raises(UserError, match="class 'sky' has the value 0, which is the background's"):
         class_infos({"sky": ClassSpec(values=[0])}, 0)
+
+
+def test_a_class_that_would_be_ignored_everywhere_is_refused():
+    with pytest.raises(UserError, match=r"class 'sky' has the value 11, which data\.ignore leaves out"):
+        class_infos({"sky": ClassSpec(values=[3, 11])}, 0, 11)
+    with pytest.raises(UserError, match="the value 0 is both the background and ignored"):
+        class_infos({"sky": ClassSpec(values=[3])}, 0, 0)
+
+
+def test_running_numbers_of_classes_leave_out_the_one_that_is_ignored(case, mask):
+    mask[0, 0, :4] = (3, 4, 5, 6)
+    data = Data(classes={"a": [1, 3], "b": [4, 5], "c": 6}, ignore=2)
+    seg = label_of(case(mask), data)
+    assert [info.index for info in seg.classes] == [1, 3, 4]
+    assert np.array_equal(seg.mask(1), np.isin(mask, (4, 5)))
+    assert np.array_equal(seg.labels == 2, mask == 2)
+
+
+def test_a_class_of_value_0_is_told_from_a_background_of_another_value(case, mask):
+    mask[mask == 2] = 255
+    seg = label_of(case(mask), Data(classes={"sky": 0, "road": 1}, background=255))
+    assert np.array_equal(seg.mask(0), mask == 0)
+    assert np.array_equal(seg.mask(1), mask == 1)
+    assert not seg.labels[mask == 255].any()
 
 
 def test_label_maps_that_overlap_become_regions(case, mask):

@@ -29,7 +29,7 @@ FLOORS = [
     {"bench"},
     {"gallery"},
     {"closing", "cli_door", "cli_ask"},
-    {"cli_tools", "cli_model", "cli_predict"},
+    {"cli_tools", "cli_model", "cli_predict", "cli_place"},
     {"cli_compare", "cli_bench", "cli_measure"},
     {"cli"},
 ]

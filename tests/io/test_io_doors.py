@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from medseg.io.doors import (
     write_array,
     write_segmentation,
 )
+from medseg.io.names import in_letters, without_ending
 
 SHAPE = (4, 5, 6)
 GRID = Geometry.from_spacing(SHAPE, (1, 2, 3), (-7, 8, 9))
@@ -96,6 +98,13 @@ def test_names_of_any_kind_are_read_and_written(tmp_path, name):
     np.testing.assert_array_equal(read_image(path).array[0], LABELS)
 
 
+def test_names_in_latin_1_are_read_in_letters(tmp_path):
+    as_stored = os.fsdecode(b"M\xfcller.nii.gz")
+    assert (stem_of(as_stored), stem_of("Müller.nii.gz"), stem_of("肺.mha")) == ("Müller", "Müller", "肺")
+    assert without_ending(as_stored) == os.fsdecode(b"M\xfcller")
+    assert in_letters("Ü".encode().decode("ascii", "surrogateescape")) == "Ü"
+
+
 def test_a_dicom_file_without_an_ending_is_known_by_its_content(tmp_path):
     files = write_ct_series(LABELS.astype(np.int16), GRID, tmp_path / "a")
     shutil.copy(files[0], tmp_path / "IM0001")
@@ -129,12 +138,20 @@ def test_strange_files_are_refused_with_what_can_be_read(tmp_path):
         write_array(LABELS, GRID, tmp_path / "a.nrd")
 
 
+@pytest.mark.parametrize("name", ["study.zip", "study.7z", "study.tar.gz"])
+def test_an_archive_is_called_one_with_the_remedy(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(400))
+    with pytest.raises(UserError, match="is an archive") as caught:
+        read_image(tmp_path / name)
+    assert caught.value.hint == "unpack it first"
+
+
 def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(UserError):
         write_segmentation(Segmentation(LABELS, GRID), tmp_path / "a.png")
     folder = tmp_path / "file"
     folder.write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot be written|no permission"):
+    with pytest.raises(UserError, match=r"a file stands where a folder has to be"):
         write_segmentation(Segmentation(LABELS, GRID), folder / "a.nii.gz")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

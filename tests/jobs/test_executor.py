@@ -98,3 +98,16 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     path.write_text("this is no database, but it is long enough to look like one" * 20)
     with pytest.raises(UserError, match="journal cannot be used"):
         journal.events(path)
+
+
+def test_a_full_disk_is_not_called_a_damaged_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_TABLES", "PRAGMA max_page_count=1;" + journal._TABLES)
+    with pytest.raises(UserError, match="the disk is full") as caught:
+        journal.list_input(tmp_path / "journal.sqlite", "predict", "", ["a"], {})
+    assert "free some space" in caught.value.hint
+
+
+def test_a_journal_that_may_not_be_opened_is_about_writing(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").mkdir()
+    with pytest.raises(UserError, match="no permission to write here"):
+        journal.events(tmp_path / "journal.sqlite")

@@ -105,6 +105,7 @@ def test_zeros_around_a_brain_are_cropped_and_left_out_of_the_zscore():
 
 def test_a_channel_named_ct_is_prepared_as_ct():
     plan = _plan(_pipeline(modality="other"), [_case("a", channels=2)], channels=("CT", "PET"))
+    assert plan.channels == ["CT", "PET"]
     assert [p.scheme for p in plan.intensity] == ["ct", "zscore"]
 
 

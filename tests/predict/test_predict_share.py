@@ -102,6 +102,53 @@ def test_the_status_of_some_shares_counts_every_case_of_the_input(
     assert (found.counts["failed"], found.counts["waiting"], found.not_begun) == (1, 0, [])
 
 
+@pytest.mark.parametrize("one", [False, True], ids=["folder", "one image"])
+def test_an_image_is_never_written_over(model: Path, cohort: Path, one: bool) -> None:
+    before = {path.name: path.read_bytes() for path in cohort.iterdir()}
+    data = sorted(cohort.iterdir())[0] if one else cohort
+    for _ in range(2):  # a refused call leaves nothing that would let the next one pass
+        with pytest.raises(
+            UserError, match=r"would be written over, and medseg did not make them: case0\.nii\.gz"
+        ):
+            predict_folder(model, data, cohort, settings())
+    assert {name: (cohort / name).read_bytes() for name in before} == before
+
+
+def test_an_image_that_was_put_beside_the_masks_is_not_written_over(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict_folder(model, sorted(cohort.iterdir())[1], out, settings())
+    image = out / "case0.nii.gz"
+    image.write_bytes((cohort / "case0.nii.gz").read_bytes())
+    with pytest.raises(UserError, match="1 files there would be written over"):
+        predict_folder(model, image, out, settings())
+    assert image.read_bytes() == (cohort / "case0.nii.gz").read_bytes()
+
+
+def test_labels_of_the_same_names_are_not_written_over(model: Path, cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "case1.nii.gz").write_bytes(b"drawn by hand")
+    with pytest.raises(UserError, match="choose another folder for the masks"):
+        predict_folder(model, cohort, tmp_path / "labels", settings())
+    assert (tmp_path / "labels" / "case1.nii.gz").read_bytes() == b"drawn by hand"
+
+
+def test_without_its_journals_the_status_counts_what_lies_there(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict_folder(model, cohort, out, settings(), Share(shard="1/4"))
+    before = states_of(out)
+    for book in (out / "manifest").glob("*.sqlite"):
+        book.unlink()
+    after = states_of(out)
+    done = ("done", "review")
+    assert [after.counts[state] for state in done] == [before.counts[state] for state in done]
+    assert predict_folder(model, cohort, out, settings(), Share(shard="1/4")).details["kept"] == 2, "goes on"
+    assert after.named == before.named
+
+
 def test_the_status_counts_what_is_no_case_and_says_so_to_scripts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,6 +172,42 @@ def test_of_one_case_in_two_formats_one_is_read(tmp_path):
     assert ours[WHOLE].name == "a.nii.gz"
 
 
+@pytest.mark.parametrize("ending", ["_pred", "_0000", ".seg", "-prediction", "_Mask"])
+def test_words_that_say_what_a_file_is_do_not_tell_cases_apart(tmp_path, ending):
+    for case in ("case_1", "case_2", "case_10"):
+        touch(tmp_path / "p" / f"{case}{ending}.nii.gz", tmp_path / "t" / f"{case}.nii.gz")
+    pairing = pair_up(tmp_path / "p", tmp_path / "t")
+    assert [(case, ours[WHOLE].name) for case, ours, _ in pairing.pairs] == [
+        (case, f"{case}{ending}.nii.gz") for case in ("case_1", "case_10", "case_2")
+    ]
+
+
+def test_equal_names_are_paired_before_alike_ones_and_what_fits_two_is_not_paired(tmp_path):
+    touch(*(tmp_path / "p" / f"{name}.nii.gz" for name in ("a", "a_pred", "b_pred", "b_mask")))
+    touch(*(tmp_path / "t" / f"{name}.nii.gz" for name in ("a", "b")))
+    pairing = pair_up(tmp_path / "p", tmp_path / "t")
+    assert [(case, ours[WHOLE].name) for case, ours, _ in pairing.pairs] == [("a", "a.nii.gz")]
+    assert pairing.only_pred == ("a_pred", "b_mask", "b_pred")
+    assert pairing.only_true == ("b",)
+
+
+def test_no_mask_of_two_alike_names_vanishes(tmp_path):
+    touch(*(tmp_path / "p" / f"{name}.nii.gz" for name in ("a", "A")), tmp_path / "t" / "A.nii.gz")
+    if len(list((tmp_path / "p").iterdir())) < 2:
+        pytest.skip("this file system does not tell capitals apart")
+    pairing = pair_up(tmp_path / "p", tmp_path / "t")
+    assert [ours[WHOLE].name for _, ours, _ in pairing.pairs] == ["A.nii.gz"]
+    assert pairing.only_pred == ("a",)
+
+
+def test_a_case_in_several_dicom_objects_counts_once(tmp_path):
+    touch(*(tmp_path / "p" / f"a{kind}.dcm" for kind in ("", ".labelmap", ".rtstruct")))
+    touch(tmp_path / "t" / "a.nii.gz")
+    pairing = pair_up(tmp_path / "p", tmp_path / "t")
+    assert [ours[WHOLE].name for _, ours, _ in pairing.pairs] == ["a.dcm"]
+    assert pairing.only_pred == pairing.only_true == ()
+
+
 def test_the_predictions_of_a_run_folder_are_found(tmp_path):
     touch(tmp_path / "run" / "predictions" / "a.nii.gz", tmp_path / "t" / "a.nii.gz")
     assert len(pair_up(tmp_path / "run", tmp_path / "t").pairs) == 1

@@ -83,8 +83,20 @@ def test_an_unknown_variant_names_those_there_are() -> None:
         build("mednext", dims=2, in_channels=1, classes=2, variant="xl")
 
 
-def test_swin_windows_do_not_reach_across_the_image_at_once() -> None:
-    net = build("swin-unetr", dims=2, in_channels=1, classes=2, size="tiny").eval()
-    block = net.net.swinViT.layers1[0].blocks[0]
-    assert tuple(block.window_size) == (7, 7)
-    assert net.net.swinViT.layers1[0].shift_size == (3, 3)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_swin_attends_inside_windows_and_across_them_by_the_shift_of_every_second_block(dims: int) -> None:
+    net = build("swin-unetr", dims=dims, in_channels=1, classes=2, size="tiny").eval()
+    stage = net.net.swinViT.layers1[0]
+    assert tuple(stage.window_size) == (7,) * dims
+    assert len(stage.blocks) == 2
+
+    def rows_seen() -> list[int]:
+        x = torch.randn(1, 12, *(14,) * dims, requires_grad=True)
+        stage(x)[
+            (0, slice(None), *(2,) * dims)
+        ].sum().backward()  # made of the positions 4 and 5 of each axis
+        return (x.grad[0].abs().flatten(2).sum(dim=(0, 2)) > 0).nonzero().flatten().tolist()
+
+    assert rows_seen() == list(range(14))
+    stage.blocks[1].shift_size = (0,) * dims
+    assert rows_seen() == list(range(7)), "without the shift a window is all there is"

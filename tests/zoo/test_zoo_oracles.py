@@ -114,6 +114,23 @@ def take_block(stage: nn.Module, block: nn.Module) -> None:
         ours[1].bias.copy_(norm.bias)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_feature_pyramid_equals_monai(dims: int) -> None:
+    from collections import OrderedDict
+
+    from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
+
+    from medseg.zoo.layers.feature_pyramid import TopDown
+
+    theirs = FeaturePyramidNetwork(dims, [2, 4, 8], 3)
+    ours = TopDown(dims, (2, 4, 8), 3)
+    copy_in_order(theirs, ours)
+    features = [torch.randn(1, 2**i, *(2 ** (5 - i),) * dims) for i in (1, 2, 3)]
+    expected = theirs(OrderedDict((str(i), x) for i, x in enumerate(features)))
+    for got, other in zip(ours(features), expected.values(), strict=True):
+        torch.testing.assert_close(got, other)
+
+
 def test_squeeze_and_excitation_equals_monai() -> None:
     from monai.networks.blocks import ChannelSELayer
 

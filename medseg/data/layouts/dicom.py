@@ -9,6 +9,7 @@ from typing import Any
 
 from medseg.config import Data, Select
 from medseg.core.errors import UserError
+from medseg.core.run import holds_results
 from medseg.data.layouts.dicom_lost import NoVolume, lost_rows, lost_studies
 from medseg.data.layouts.names import LABEL_WORDS, folders_below, readable_files, words_of
 from medseg.data.manifest import safe_name
@@ -23,6 +24,8 @@ LABEL_OBJECTS = ("SEG", "RTSTRUCT")
 UNREADABLE = ("empty file", "damaged header", "cannot be read", "pixel data is")
 """How the reasons begin for which a file that may be a slice was left out."""
 
+PREDICTED = "predicted by medseg, so no reference; a table of cases can name it as one"
+
 LOOK_AT = 200
 """Files without a known ending that are opened to find out whether a folder holds DICOM."""
 
@@ -31,7 +34,7 @@ def looks_like_dicom(root: Path) -> bool:
     """Whether a folder (to any depth) holds DICOM files: by ending, or by the letters DICM at byte 128."""
     looked = 0
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(d for d in folders if not hidden(Path(d)))
+        folders[:] = sorted(d for d in folders if not hidden(Path(d)) and not holds_results(Path(folder, d)))
         for name in sorted(files):
             path = Path(folder, name)
             if name.lower().endswith(DICOM) or (not path.suffix and _has_mark(path)):
@@ -81,14 +84,14 @@ def find(root: Path, data: Data) -> Found | None:
             sorted({reason for _, reason in left_out})[:10],
         )
     labels, volumes = _labels_of(kept, root)
-    drawn = _drawn_on(kept, [item.file for item in strange if item.modality in LABEL_OBJECTS])
+    drawn, predicted = _drawn_on(kept, [item.file for item in strange if item.modality in LABEL_OBJECTS])
     for position, files in drawn.items():
         if position not in labels and len(files) == 1:
             labels[position] = {"label": str(files[0])}
     used = {Path(name) for columns in labels.values() for name in columns.values()}
     several = {file: len(files) for files in drawn.values() for file in files if len(files) > 1}
     left_out += [
-        (item.file.name, _why_left(item, several))
+        (str(item.file.relative_to(root)), PREDICTED if item.file in predicted else _why_left(item, several))
         for item in strange
         if item.file not in volumes and item.file not in used and all(item not in files for files in lost)
     ]
@@ -123,18 +126,23 @@ def _gaps(kept: Sequence[Any], strange: Sequence[Any]) -> tuple[str, ...]:
     )
 
 
-def _drawn_on(kept: Sequence[Any], files: Sequence[Path]) -> dict[int, list[Path]]:
-    """Position in `kept` -> the segmentations and structure sets that say that they were drawn on that series."""
+def _drawn_on(kept: Sequence[Any], files: Sequence[Path]) -> tuple[dict[int, list[Path]], set[Path]]:
+    """Position in `kept` -> the segmentations and structure sets that say that they were drawn on that series; and
+    those that medseg predicted: they come back with the study from an archive, and are no reference."""
     from medseg.io.dicom.beside import drawn_on
     from medseg.io.dicom.read_rtstruct import references_of
 
     found: dict[int, list[Path]] = {}
+    predicted = set()
     for file in sorted(files):
         references = references_of(file)
+        if references.predicted:
+            predicted.add(file)
+            continue
         for position, one in enumerate(kept):
             if drawn_on(references, one):
                 found.setdefault(position, []).append(file)
-    return found
+    return found, predicted
 
 
 def _why_left(item: Any, several: Mapping[Path, int]) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from medseg.core.run import holds_results
 from medseg.data.rows import hidden
 from medseg.io.names import DICOM, READABLE, stem_of
 
@@ -48,12 +49,13 @@ def rest_of(name: str) -> str:
 
 
 def folders_below(root: Path, depth: int = DEPTH) -> list[Path]:
-    """The folder and its subfolders to some depth, sorted; links back up are cut, hidden ones are passed over."""
+    """The folder and its subfolders to some depth, sorted; links back up are cut, hidden ones and what medseg wrote are
+    passed over."""
     found, seen = [], set()
 
     def walk(folder: Path, level: int) -> None:
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in seen or (level and holds_results(folder)):
             return
         seen.add(real)
         found.append(folder)
@@ -62,6 +64,16 @@ def folders_below(root: Path, depth: int = DEPTH) -> list[Path]:
                 walk(child, level + 1)
 
     walk(root, 0)
+    return found
+
+
+def results_below(root: Path) -> list[Path]:
+    """The folders below `root` that medseg wrote, in which no data is looked for."""
+    found = []
+    for place, folders, _ in os.walk(root):
+        ours = {name for name in folders if holds_results(Path(place, name))}
+        found += [Path(place, name) for name in sorted(ours)]
+        folders[:] = [name for name in folders if name not in ours]
     return found
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ def find(root: Path, data: Data) -> Found | None:
     n_channels = len(facts.get("channel_names") or facts.get("modality") or {}) or max(
         map(len, groups.values())
     )
-    rows = [_row(case, files, labels.pop(case, None), n_channels) for case, files in sorted(groups.items())]
+    names = [str(name) for name in (facts.get("channel_names") or {}).values()]
+    order = _order(names, data.channels) or list(range(n_channels))
+    rows = [_row(case, files, labels.pop(case, None), order) for case, files in sorted(groups.items())]
     left_out += [(file.name, "a label without an image") for file in labels.values()]
     if (root / "imagesTs").is_dir():
         test_labels, _ = _stems(root / "labelsTs")
         rows += [
-            _row(case, files, test_labels.get(case), n_channels, "test" if case in test_labels else "")
+            _row(case, files, test_labels.get(case), order, "test" if case in test_labels else "")
             for case, files in sorted(_channels(root / "imagesTs").items())
         ]
     return Found(
@@ -44,7 +46,7 @@ def find(root: Path, data: Data) -> Found | None:
         classes=classes_of(facts.get("labels") or {}, root / "dataset.json"),
         settings=_settings(facts),
         left_out=tuple(left_out),
-        channels=tuple(str(n) for n in (facts.get("channel_names") or {}).values()) if n_channels > 1 else (),
+        channels=tuple(names[number] for number in order) if n_channels == len(names) > 1 else (),
     )
 
 
@@ -76,15 +78,23 @@ def _stems(folder: Path) -> tuple[dict[str, Path], list[tuple[str, str]]]:
     return by_stem(readable_files(folder)) if folder.is_dir() else ({}, [])
 
 
+def _order(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """The numbers of the channels in the order of data.channels; empty where that does not name the same ones."""
+    ours, theirs = [name.lower() for name in names], [name.lower() for name in wanted]
+    same = sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours)
+    return [ours.index(name) for name in theirs] if same else []
+
+
 def _row(
-    case: str, files: Mapping[int, Path], label: Path | None, n_channels: int, split: str = ""
+    case: str, files: Mapping[int, Path], label: Path | None, order: Sequence[int], split: str = ""
 ) -> CaseRow:
-    missing = [f"{number:04d}" for number in range(n_channels) if number not in files]
+    """order: the numbers of the channels in the order in which they are stacked."""
+    missing = [f"{number:04d}" for number in sorted(order) if number not in files]
     return CaseRow(
         safe_name(case),
         safe_name(case),
-        tuple((str(files[number]),) for number in range(n_channels) if number in files),
+        tuple((str(files[number]),) for number in order if number in files),
         {} if label is None else {"label": str(label)},
         split,
-        trouble=f"channel {', '.join(missing)} of {n_channels} is missing" if missing else "",
+        trouble=f"channel {', '.join(missing)} of {len(order)} is missing" if missing else "",
     )

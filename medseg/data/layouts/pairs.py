@@ -77,7 +77,7 @@ def _find_pairs(root: Path, data: Data) -> Found | None:
             beside = [f for f in others if f.parent == images[0].parent]
             labels = [f for f in beside if len(beside) == 1 and _draws(holding[images[0]], holding[f])]
             others = [f for f in others if f not in labels]
-        return _folders(images, labels, others, root)
+        return _folders(_in_order(images, data, root), labels, others, root)
     two = _two_by_content(holding, labels)
     if two is not None:
         return _folders([two[0]], [two[1]], [f for f in holding if f not in two], root)
@@ -88,6 +88,21 @@ def _highest(folders: Sequence[Path]) -> list[Path]:
     """The folders that lie highest, all in one parent."""
     top = min(folders, key=lambda f: (len(f.parts), str(f))).parent
     return [f for f in folders if f.parent == top]
+
+
+def _in_order(images: list[Path], data: Data, root: Path) -> list[Path]:
+    """The image folders in the order of data.channels, where these are channels of their own."""
+    by_name = {rest_of(folder.name): folder for folder in images}
+    wanted = [rest_of(name) or name.lower() for name in data.channels]
+    if len(images) < 2 or len(wanted) < 2 or "" in by_name:
+        return images
+    if lacks := [name for name in wanted if name not in by_name]:
+        raise UserError(
+            f"no folder holds the channel {counted(lacks)}; there are {counted(f.name for f in images)}",
+            str(root),
+            "data.channels names the channels in their order, as the folders do: images_<channel>",
+        )
+    return [by_name[name] for name in wanted]
 
 
 def _folders(images: Sequence[Path], labels: Sequence[Path], others: Sequence[Path], root: Path) -> Found:

@@ -43,11 +43,15 @@ class Structure:
 
 @dataclass(frozen=True)
 class References:
-    """What a structure set or segmentation was drawn on: series, pictures and frames of reference, by UID."""
+    """What a structure set or segmentation was drawn on: series, pictures and frames of reference, by UID.
+
+    predicted: whether a model of medseg drew it, and nobody stored it anew since.
+    """
 
     series: frozenset[str]
     instances: frozenset[str]
     frames: frozenset[str]
+    predicted: bool = False
 
 
 def is_rtstruct(path: Path) -> bool:
@@ -105,9 +109,12 @@ def references_of(path: Path) -> References:
     try:
         data = dcmread(path, stop_before_pixels=True, force=True)
         _gather(data, series, instances, frames)
+        # A prediction names its system behind the word; programs that store a corrected copy write their own name.
+        by = str(data.get("Manufacturer", "")), str(data.get("ManufacturerModelName", ""))
     except Exception:  # damaged bytes fail in many ways; a file without references belongs to nothing
         return References(frozenset(), frozenset(), frozenset())
-    return References(frozenset(series), frozenset(instances), frozenset(frames))
+    predicted = by[0] == "medseg" and by[1].startswith("medseg ")
+    return References(frozenset(series), frozenset(instances), frozenset(frames), predicted)
 
 
 def _gather(data: Dataset, series: set[str], instances: set[str], frames: set[str]) -> None:

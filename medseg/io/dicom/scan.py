@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medseg.core.machine import cores
+from medseg.core.run import holds_results
 from medseg.io.dicom.choose import Choice, choose
 from medseg.io.dicom.headers import LeftOut, NotASlice, Slice, read_slices
 from medseg.io.dicom.series import Series, SeriesTie, series_of
@@ -57,12 +58,13 @@ def scan_files(files: Sequence[Path], spacing_tolerance: float = 0.01) -> tuple[
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file under `folder`, sorted; loops of links are cut, broken links are kept (they are reported)."""
+    """Every file under `folder`, sorted; loops of links are cut, broken links are kept (they are reported), and what
+    medseg wrote into folders below it is passed over."""
     seen: set[str] = set()
     files: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:
+        if real in seen or (Path(place) != folder and holds_results(Path(place))):
             folders.clear()
             continue
         seen.add(real)

@@ -3,10 +3,11 @@
 One network reads the image at several scales. A small attention network sees what it found at all of them (fc7) and
 says, position by position, how much each scale counts; the score maps are summed with these weights of sum 1, where
 averages and maxima would treat all positions alike. Each scale is trained on its own too.
-Differs from the paper: the backbone's first three poolings are 2x2 where the authors' have 3x3 windows; no CRF.
-Not confirmed: that fc7 of all scales enters the attention concatenated (34.7 M weights with 21 classes, 20.5 M of them
-DeepLab-LargeFOV's); the authors' layer list was not at hand. Two public re-implementations (MXNetSeg's; NVIDIA's, which
-hierarchical multi-scale attention is compared with) do so too, with the same 3x3 of 512 and 1x1. Volumes use 3D layers.
+Differs from the paper: the backbone's first three poolings are 2x2 where the authors' have 3x3 windows, and the 3x3
+mean pooling before fc6 in their DeepLab is left out; no CRF. Not confirmed: that fc7 of all scales enters the
+attention concatenated (34.7 M weights with 21 classes, 20.5 M of them DeepLab-LargeFOV's); the authors' layer list
+was not at hand. Two public re-implementations (MXNetSeg's; NVIDIA's, which hierarchical multi-scale attention is
+compared with) do so too, with the same 3x3 of 512 and 1x1. Volumes use 3D layers.
 Oracle: none kept; the weighted sum by its equation.
 """
 

@@ -3,7 +3,8 @@
 Criss-cross attention gathers, for each position, from its own row and column only; done twice with the same weights,
 every position has heard from every other at a fraction of the cost of full attention. In volumes there are three
 axes, and three rounds reach everything.
-Differs from the paper: none (its category-consistent loss is left to the trainer). A position meets itself once.
+Differs from the paper: its category-consistent loss is left to the trainer. In the head the authors' code has leaky
+ReLUs of slope 0.01 and drops whole channels, here are ReLUs and single values. A position meets itself once.
 Oracle: none kept; the attention by its definition, position by position; 66.4 M with ResNet-101 by its layers.
 """
 
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from medseg.zoo.encoders.table import make_resnet
 from medseg.zoo.layers.conv import ConvNormAct, plain_conv
 from medseg.zoo.layers.heads import BackboneNet, FCNHead, OnLast
+
+ALL_UNITS = ((4, (2,)), (5, (4,)))
+"""Dilation of all units of stages 4 and 5, the first ones too, as in the authors' code."""
 
 
 class CrissCrossAttention(nn.Module):
@@ -84,7 +88,7 @@ class CCNet(BackboneNet):
         rounds: int | None = None,
         dropout: float = 0.1,
     ) -> None:
-        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True)
+        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True, cycles=ALL_UNITS)
         head = Recurrent(dims, encoder.channels[-1], classes, channels, rounds or dims, dropout)
         auxiliary = FCNHead(dims, encoder.channels[-2], classes, channels, dropout)
         super().__init__(dims, encoder, OnLast(head), auxiliary, 0.4, divisor=8)

@@ -3,9 +3,9 @@
 Two self-attentions on the features of a dilated ResNet: the position module lets each place gather from all places
 that look alike, however far; the channel module lets each channel gather from all related channels. Both start as
 the identity, their outputs are summed, and the sum and either part are each trained to segment.
-Differs from the paper: none. The stem of three 3x3 convolutions is the default of the authors' code, while the weights
-they released have one of 7x7. Attention over N positions costs N^2 time but, by a fused kernel, not memory; at an
-eighth of a 96^3 volume N is 1,728.
+Differs from the paper: none; dropout drops single values, in the authors' code whole channels. The stem of three 3x3
+convolutions is the default of that code, while the weights they released have one of 7x7. Attention over N positions
+costs N^2 time but, by a fused kernel, not memory; at an eighth of a 96^3 volume N is 1,728.
 Oracle: none kept; both modules by their equations; 66.5 M with ResNet-101 by its layers.
 """
 

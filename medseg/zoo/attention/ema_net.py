@@ -4,7 +4,9 @@ Attention by expectation-maximisation: K bases are fitted to the features of an 
 bases for positions, then weighted means), and the features are rebuilt from them. Positions attend to K bases instead
 of to each other, so the cost is linear in voxels, and the rebuilt features are of low rank.
 Differs from the paper: gradients pass through the rounds; the authors' code stops them, which leaves the first 1x1
-convolution untrained. Bases move with the running mean of the images' (momentum 0.9), in training mode only.
+convolution untrained. Bases move with the running mean of the images' (momentum 0.9), in training mode only. As in
+the authors' code the units of stage 5 have dilation 2, 8 and 16 and there is no auxiliary head; dropout drops single
+values, theirs whole channels. Volumes use 3D layers.
 Oracle: none kept; the rounds by their equations.
 """
 
@@ -19,6 +21,9 @@ from torch import Tensor, nn
 from medseg.zoo.encoders.table import make_resnet
 from medseg.zoo.layers.conv import ConvNormAct, Style, plain_conv
 from medseg.zoo.layers.heads import BackboneNet, FCNHead, OnLast
+
+MULTI_GRID = ((5, (2, 8, 16)),)
+"""Dilations of the last stage's units: 4 times (1, 2, 4), but the first keeps what fits the stage before."""
 
 
 class EMAttention(nn.Module):
@@ -65,11 +70,10 @@ class EMANet(BackboneNet):
         bases: int = 64,
         rounds: int = 3,
     ) -> None:
-        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True)
+        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True, cycles=MULTI_GRID)
         head = nn.Sequential(
             ConvNormAct(dims, encoder.channels[-1], channels, 3),
             EMAttention(dims, channels, bases, rounds),
             FCNHead(dims, channels, classes, max(channels // 2, 1)),
         )
-        auxiliary = FCNHead(dims, encoder.channels[-2], classes, max(channels // 2, 1))
-        super().__init__(dims, encoder, OnLast(head), auxiliary, 0.4, divisor=8)
+        super().__init__(dims, encoder, OnLast(head), divisor=8)

@@ -5,7 +5,8 @@ averaged, and small 1D convolutions over 16 rows, told their position, predict f
 of the next layer. Four such modules stand in DeepLab v3+, at the cost of about a million weights.
 Differs from the paper: the position of a row is that in the patch, where the authors know its place in the whole
 image; patches that span the axis lose nothing. In volumes, rows are slices across the last axis, cranio-caudal in
-data prepared to RAS order, and the other two axes are averaged.
+data prepared to RAS order, and the other two axes are averaged; on maps of 6 voxels a side, as of 96^3 at stride 16,
+the pyramid's rates read padding beside their own place.
 Oracle: none kept (the authors' code may not be used commercially); the module by its equations.
 """
 

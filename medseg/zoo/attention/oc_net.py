@@ -3,7 +3,8 @@
 The context of a pixel is the object it belongs to: an object map, estimated by the similarity of each pixel with all
 others, weighs the features that are gathered. Queries and keys are one transform, so similarity is symmetric before
 its softmax; the gathered context is joined to the pixel's own feature.
-Differs from the paper: the base form; the pyramid and ASPP forms are not built. Volumes use 3D layers.
+Differs from the paper: the base form; the pyramid and ASPP forms are not built. In the head the authors' code has
+leaky ReLUs of slope 0.01 and drops whole channels, here are ReLUs and single values. Volumes use 3D layers.
 Oracle: none kept; the object map by its equation.
 """
 
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from medseg.zoo.encoders.table import make_resnet
 from medseg.zoo.layers.conv import ConvNormAct, plain_conv
 from medseg.zoo.layers.heads import BackboneNet, FCNHead, OnLast
+
+ALL_UNITS = ((4, (2,)), (5, (4,)))
+"""Dilation of all units of stages 4 and 5, the first ones too, as in the authors' code."""
 
 
 class ObjectContext(nn.Module):
@@ -45,7 +49,7 @@ class OCNet(BackboneNet):
     def __init__(
         self, dims: int, in_channels: int, classes: int, backbone: str = "resnet101", channels: int = 512
     ) -> None:
-        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True)
+        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True, cycles=ALL_UNITS)
         head = nn.Sequential(
             ConvNormAct(dims, encoder.channels[-1], channels, 3),
             ObjectContext(dims, channels),

@@ -3,9 +3,9 @@
 Where classes resemble each other, all their scores are low and the largest wins by little. A second branch therefore
 learns, for each class, what does not belong to it; where the first branch responds weakly, a mask lets this reverse
 score through and subtracts it. All three scores are trained, the reverse one through a sign change.
-Differs from the paper: one scale of the image, no CRF. Volumes use 3D layers. Not confirmed: both branches are one
-3x3 classifier of dilation 12 on the last stage of DeepLab v2's ResNet-101 ("LargeFOV"), and the three losses count the
-same; the authors' layer list was not at hand.
+Differs from the paper: one scale of the image, no CRF. Volumes use 3D layers; a smaller `rate` suits small patches,
+as in DeepLab v2. Not confirmed: both branches are one 3x3 classifier of dilation 12 on the last stage of DeepLab v2's
+ResNet-101 ("LargeFOV"), and the three losses count the same; the authors' layer list was not at hand.
 Oracle: none kept; mask and sum by their equations.
 """
 
@@ -19,6 +19,8 @@ from medseg.zoo.layers import nd
 from medseg.zoo.layers.conv import plain_conv
 from medseg.zoo.outputs import Outputs
 
+ALL_UNITS = ((4, (2,)), (5, (4,)))
+"""Dilation of all units of stages 4 and 5, the first ones too, as in DeepLab v2."""
 MASKS = ("normalised", "simple")
 
 
@@ -53,7 +55,7 @@ class RAN(nn.Module):
         if mask not in MASKS:
             raise ValueError(f"mask is {mask!r}; it is {' or '.join(MASKS)}")
         self.divisor, self.mask = (8,) * dims, mask
-        self.encoder = make_resnet(backbone, dims, in_channels, 8)
+        self.encoder = make_resnet(backbone, dims, in_channels, 8, cycles=ALL_UNITS)
         deepest = self.encoder.channels[-1]
         self.original = plain_conv(dims, deepest, classes, 3, dilation=rate)
         self.reverse = plain_conv(dims, deepest, classes, 3, dilation=rate)

@@ -4,7 +4,8 @@ Each 3x3 convolution of a ResNet is made in two splits, and for every channel a 
 chooses how much of either passes: attention across feature maps inside the block, at the cost of a ResNet of the same
 depth. Downsampling is by mean pooling. For segmentation it runs at an eighth of the image under DeepLab v3's head.
 Differs from the paper: no DropBlock; the auxiliary head's weight 0.2 and the 3x3 convolution after the atrous pyramid
-are those of the authors' code. Volumes use 3D layers.
+are those of the authors' code, whose dropout drops whole channels. Volumes use 3D layers; 96^3 gives a map of 12
+voxels a side, on which rates of 12 and more read padding beside their own place: smaller `rates` suit small patches.
 Oracle: the authors' backbone, plain and dilated, gave the same features from the same weights; timm's resnest14d where
 timm is installed; the published counts of the four depths.
 """

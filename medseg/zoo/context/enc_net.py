@@ -3,8 +3,9 @@
 What is in the image decides what its pixels can be. The features are encoded by their residuals to a learned
 codebook; that description of the whole image weighs the feature channels, so that those of classes which fit the
 scene stand out, and it must itself tell which classes are present (SE-loss), where small objects count as large ones.
-Differs from the paper: none; structure and weights as in the authors' code (SE-loss 0.2, auxiliary head on stage 4
-0.4, deep stem). `lateral` joins stages 3 and 4, as the authors do on PASCAL. Volumes use 3D layers.
+Differs from the paper: it trains stage 4 by a second encoding with an SE-loss; the authors' code, which this follows,
+has a segmentation head there. Structure and weights are those of that code (SE-loss 0.2, the head on stage 4 0.2,
+deep stem). `lateral` joins stages 3 and 4, as the authors do on PASCAL. Volumes use 3D layers.
 Oracle: none kept; the encoding by its equation, residual by residual.
 """
 
@@ -24,6 +25,7 @@ from medseg.zoo.layers.presence import presence_loss
 from medseg.zoo.outputs import Outputs
 
 SE_WEIGHT = 0.2
+AUXILIARY_WEIGHT = 0.2
 
 
 class ContextEncoding(nn.Module):
@@ -85,7 +87,7 @@ class EncNet(nn.Module):
         if not self.training:
             return logits
         other = nd.resize(self.auxiliary(features[-2]), size)
-        return Outputs(logits, (other,), (0.4,), {"presence": presence})
+        return Outputs(logits, (other,), (AUXILIARY_WEIGHT,), {"presence": presence})
 
     def training_step(
         self,

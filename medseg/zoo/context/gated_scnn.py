@@ -3,11 +3,11 @@
 Shape gets a stream of its own beside the usual one: few channels at full resolution, whose gates let pass only what
 deeper features of the usual stream take for a boundary. Its edge map, with the image's own edges, enters an atrous
 pyramid as one more branch. Edges are trained for, and segmentation and edges must agree.
-Differs from the paper: the loss on the logits is the pipeline's (the authors weigh classes by their share of an image).
-The other terms follow the paper where the released code departs from it: the edge loss takes probabilities as such,
-and the regulariser differentiates along each axis. The image's outer border is no edge. The image's edges are
+Differs from the paper: the loss on the logits is the pipeline's (the authors weigh classes by their share of an
+image). The other terms follow the paper where the released code departs from it: the edge loss takes probabilities as
+such, and the regulariser differentiates along each axis. The image's outer border is no edge. The image's edges are
 Canny's in as many dimensions as it has, on channels brought to 0..255. Volumes use 3D layers; the shape stream is at
-full resolution, so take a smaller `width` there.
+full resolution, so take a smaller `width` there; smaller `rates` suit small patches.
 Oracle: none installed; counted by the layers of the authors' code, 137.3 M with 19 classes.
 """
 

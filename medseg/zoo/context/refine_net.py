@@ -3,7 +3,8 @@
 Features of all four stages are fused from coarse to fine by blocks of short- and long-range residual connections:
 pre-activation residual units on each input, a sum at the finer resolution, and chained residual pooling, in which a
 5x5 max pooling and a convolution are added again and again so that wide context is gathered cheaply.
-Differs from the paper: none; convolutions that change widths are 3x3 as in the authors' model. Volumes use 3D layers.
+Differs from the paper: none; convolutions that change widths are 3x3 as in the authors' model, which also has dropout
+of 0.5 on the two deepest stages and before the scores. Volumes use 3D layers.
 Oracle: none kept; the published 118 M with ResNet-101.
 """
 
@@ -84,7 +85,7 @@ class Cascade(nn.Module):
         x: Tensor | None = None
         for i, (block, feature) in enumerate(zip(self.blocks, reversed(features), strict=True)):
             x = block(self.dropout(feature) if i < 2 else feature, x)
-        return self.scores(x)
+        return self.scores(self.dropout(x))
 
 
 class RefineNet(BackboneNet):

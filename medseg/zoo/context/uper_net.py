@@ -3,8 +3,9 @@
 A feature pyramid whose top holds a pyramid pooling module: the effective field of view of a deep network is small, so
 the top-down path starts from features that know the whole image. All levels are brought to a quarter of the image and
 fused; objects and parts are classified there.
-Differs from the paper: one semantic head (the paper also learns scenes, materials and textures where labelled).
-Volumes use 3D layers.
+Differs from the paper: one semantic head (the paper also learns scenes, materials and textures where labelled). The
+auxiliary head, the dropout and the 7x7 stem are those of the transformers library; the authors' public network has
+neither of the first two and a stem of three 3x3. Volumes use 3D layers.
 Oracle: none installed; 66.5 M with ResNet-50, width 512 and the auxiliary head, as in the transformers library.
 """
 

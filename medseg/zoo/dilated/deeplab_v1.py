@@ -4,7 +4,9 @@ VGG-16 whose last two poolings no longer shrink, with dilated ("atrous") convolu
 eighth of the image instead of a thirty-second; the first fully connected layer becomes a 3x3 convolution of dilation
 12 with a large field of view and few weights. Scores are brought up bilinearly; a dense CRF may sharpen them.
 Differs from the paper: the CRF is not part of the network; the first three poolings are 2x2 where the authors' have
-3x3 windows. Volumes use 3D layers.
+3x3 windows; the 3x3 mean pooling that their network has before fc6 and the paper does not mention is left out.
+Volumes use 3D layers; on maps of 12 voxels a side or less, as of 96^3, a dilation of 12 reads padding beside its own
+place.
 Oracle: none kept; counted by its layers, 20.5 M with 21 classes.
 """
 

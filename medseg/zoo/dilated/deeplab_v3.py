@@ -3,7 +3,10 @@
 Atrous spatial pyramid pooling with batch norm, a 1x1 branch, and image-level features beside the dilated 3x3
 branches: a large dilation on a small map only sees padding, and the mean of the image brings the global context back.
 The last stage of the ResNet has a multi-grid of dilations 1, 2, 4. No CRF is needed.
-Differs from the paper: none; the cascaded variant is not built. Volumes use 3D layers.
+Differs from the paper: none; the cascaded variant is not built (the authors' later code drops a tenth of the
+pyramid's output in training). Volumes use 3D layers; 96^3 gives a map of 6 voxels a side at stride 16 and of 12 at
+stride 8, on which a rate of that size and more reads padding beside its own place: smaller `rates` suit small
+patches.
 Oracle: none installed (torchvision has one more 3x3 convolution in its head, 58.63 M).
 """
 

@@ -5,7 +5,8 @@ between its four points and blunts contours. Here the scores go up by cubic conv
 sample and its neighbours, weighed by a cubic kernel that bends with the scores. The layer is fixed and has no weights.
 Differs from the paper: a reconstruction; only a survey's sentence that names the nine-point bicubic convolution was at
 hand. Not confirmed: the kernel (here Keys' with a = -1/2, its weights over the three nearest samples of an axis brought
-to a sum of 1), and whether anything else of DeepLab v3 changes. In volumes it has 27 points.
+to a sum of 1), and whether anything else of DeepLab v3 changes. In volumes it has 27 points; smaller `rates` suit
+small patches, as in DeepLab v3.
 Oracle: none kept; the layer against the sum over its nine points, the rest is DeepLab v3.
 """
 

@@ -6,7 +6,7 @@ spatial detail back from an early stage, whose channels are weighed by an attent
 Differs from the paper: a reconstruction from its abstract, which names the three parts. Not confirmed: their layers and
 channels. Here the refinement is a 1x1 convolution and an undilated residual pair of 3x3; the three dilated branches
 are deformable at DeepLab v3's rates; the decoder reads stride 4, reduced to 48 channels, with one gate of reduction 4.
-Volumes use 3D layers.
+Volumes use 3D layers; smaller `rates` suit small patches, as in DeepLab v3.
 Oracle: none kept; the deformable convolution against the dilated and the shifted one that it equals at such offsets.
 """
 

@@ -3,8 +3,9 @@
 Hybrid dilated convolution: the units of a dilated ResNet cycle through dilations without a common factor, so that
 their windows cover an area without holes. Dense upsampling convolution: instead of interpolating scores, the last
 convolutions predict all c x c labels of each coarse cell as channels, which a shuffle puts in place.
-Differs from the paper: cycles 1, 2, 5, 9 in stage 4 and 5, 9, 17 in stage 5 are those of the paper's text. In volumes
-c is 4 where the encoder keeps a quarter (c^3 K channels at c = 8 would be 512 a class).
+Differs from the paper: cycles 1, 2, 5, 9 in stage 4 and 5, 9, 17 in stage 5 are those of the paper's text; the
+released network begins stage 4 with 2 and goes on with 2, 5, 9, 1. In volumes c is 4 (c^3 K channels at c = 8 would
+be 512 a class), which gives scores on half the image's grid; they are interpolated from there.
 Oracle: the shuffle equals torch's pixel_shuffle in 2D.
 """
 

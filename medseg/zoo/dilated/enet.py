@@ -2,8 +2,10 @@
 
 A network for real time: it shrinks the image at once, keeps a long encoder of thin residual bottlenecks (plain,
 dilated 2 to 16, and 5x1 with 1x5) at an eighth of the image, and a short decoder that unpools with the encoder's
-places. Slopes are learned (PReLU); each branch is dropped by whole channels.
-Differs from the paper: none; in volumes the asymmetric convolution has three factors.
+places. Slopes are learned (PReLU); each branch is dropped by whole channels. Inside, every bottleneck has a quarter of
+the channels that leave it, as in the authors' code.
+Differs from the paper: the loss is the pipeline's (the authors weigh classes by their rarity and train the encoder
+first). In volumes the asymmetric convolution has three factors.
 Oracle: none kept; the layers of its table 1 add up to 0.36 M weights, the paper rounds to 0.37 M.
 """
 
@@ -62,7 +64,7 @@ class Down(nn.Module):
 
     def __init__(self, dims: int, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        inner = max(inputs // 4, 1)
+        inner = max(outputs // 4, 1)
         self.extra = outputs - inputs
         self.branch = nn.Sequential(
             ConvNormAct(dims, inputs, inner, 2, ENCODER, stride=2, padding=0),
@@ -83,7 +85,7 @@ class Up(nn.Module):
 
     def __init__(self, dims: int, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        inner = max(inputs // 4, 1)
+        inner = max(outputs // 4, 1)
         self.main = ConvNormAct(dims, inputs, outputs, 1, BARE)
         self.branch = nn.Sequential(
             ConvNormAct(dims, inputs, inner, 1, DECODER),

@@ -4,7 +4,8 @@ Very deep residual networks act like ensembles of shallower ones, so depth beyon
 WRN-38 has 17 wide units in place of 100 or more narrow ones. Its dilated form at an eighth of the image carries a
 classifier of two 3x3 convolutions of dilation 12 and no decoder at all.
 Differs from the paper: the loss is the pipeline's (the authors train on hard pixels, those below a probability of
-0.6). In volumes the stages at full and half size are expensive: take a smaller `width`.
+0.6). In volumes the stages at full and half size are expensive: take a smaller `width`; and a smaller `rate` for
+patches of 96^3 and less, whose map has 12 voxels a side.
 Oracle: none installed; counted by the layers of the authors' code, 124.0 M with 21 classes.
 """
 

@@ -1,12 +1,12 @@
 """DeconvNet. Noh, Hong, Han, ICCV 2015, arXiv:1505.04366.
 
-VGG-16 with its two fully connected layers, and a mirrored network of unpooling (values go back where the maxima
-stood) and transposed convolutions: the pooling's places bring the shape of this object back, learned filters that of
-its class, coarse to fine.
-Differs from the paper: whole images in place of object proposals, and one training stage in place of two. The layers
-that stand for fully connected ones are padded, so that images other than 224 wide fit; in volumes they have 3x3x3
-kernels and 1024 channels.
-Oracle: none kept; counted by its layers, 251.8 M.
+VGG-16 with its two fully connected layers, all with batch norm and none with dropout, and a mirrored network of
+unpooling (values go back where the maxima stood) and transposed convolutions: the pooling's places bring the shape of
+this object back, learned filters that of its class, coarse to fine.
+Differs from the paper: whole images in place of object proposals, whose scores it averages and sharpens by a dense
+random field at test, and one training stage in place of two. The layers that stand for fully connected ones are
+padded, so that images other than 224 wide fit; in volumes they have 3x3x3 kernels and 1024 channels.
+Oracle: none kept; counted by its layers, 251.8 M, and the layer list of the authors' model.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ class DeconvNet(nn.Module):
         self.encoder = VGG(dims, in_channels, widths, VGG16, norm="batch").stages
         self.core = nn.Sequential(
             ConvNormAct(dims, widths[-1], hidden, kernel, STYLE),
-            nn.Dropout(0.5),
             ConvNormAct(dims, hidden, hidden, 1, STYLE),
-            nn.Dropout(0.5),
             Deconv(dims, hidden, widths[-1], kernel),
         )
         self.decoder = nn.ModuleList()

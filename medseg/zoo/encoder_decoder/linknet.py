@@ -1,9 +1,10 @@
 """LinkNet. Chaurasia, Culurciello, VCIP 2017, arXiv:1707.03718.
 
-A ResNet-18 encoder whose stage outputs are added (not concatenated) to the inputs of the matching decoder blocks,
-which pass lost resolution on at no cost in channels; a decoder block is a 1x1 convolution to a quarter of the
-channels, a transposed 3x3 of stride 2, and a 1x1 convolution.
-Differs from the paper: none. Volumes use 3D layers.
+A ResNet-18 encoder: what enters each of its four stages is added (not concatenated) to what the matching decoder
+block puts out, which passes lost resolution on at no cost in channels; a decoder block is a 1x1 convolution to a
+quarter of the channels, a transposed 3x3 of stride 2, and a 1x1 convolution.
+Differs from the paper: none with a ResNet; other backbones do not show what enters their first stage, and the last
+sum is left out. Volumes use 3D layers.
 Oracle: none installed; counted in the authors' form, 11.54 M with 20 classes.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from medseg.zoo.encoders.resnet import ResNet
 from medseg.zoo.encoders.table import make_resnet
 from medseg.zoo.layers import nd
 from medseg.zoo.layers.conv import ConvNormAct
@@ -57,8 +59,17 @@ class LinkNet(nn.Module):
         )
         kaiming(self)
 
+    def bypassed(self, x: Tensor) -> list[Tensor]:
+        """What enters the encoder's stages, finest first, and what leaves the last one."""
+        if not isinstance(self.encoder, ResNet):
+            return list(self.encoder(x))
+        features = [self.encoder.pool(self.encoder.half(x))]
+        for stage in self.encoder.stages:
+            features.append(stage(features[-1]))
+        return features
+
     def forward(self, x: Tensor) -> Tensor:
-        features = self.encoder(x)
+        features = self.bypassed(x)
         x = features.pop()
         for block in self.decoder:
             x = block(x)

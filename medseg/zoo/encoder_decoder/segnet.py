@@ -5,9 +5,11 @@ The encoder is VGG-16's 13 convolutions with batch norm; each max pooling rememb
 decoder mirrors the encoder, putting values back to those places before its convolutions fill in the zeros. So
 boundaries are kept with a few indices instead of whole features. The Bayesian form has dropout on the deep stages
 that stays on at test time: the spread of many passes is the model's uncertainty.
-Differs from the paper: none; class balancing (median frequency) is the trainer's. In eval mode the Bayesian form
-drops nothing (weight averaging); `sample` gives mean and variance of several passes. Volumes use 3D layers.
-Oracle: none kept; counted by its layers, 29.45 M.
+Differs from the paper: the colour image is standardised by the pipeline where the paper normalises its local contrast
+(the authors' released VGG-16 models do not either). Weights of classes are the recipe's: the paper's, median frequency
+over frequency, are given by name. In eval mode the Bayesian form drops nothing (weight averaging); `sample` gives mean
+and variance of several passes. Volumes use 3D layers.
+Oracle: none kept; counted by its layers, 29.45 M, and the layer list of the authors' models.
 """
 
 from __future__ import annotations

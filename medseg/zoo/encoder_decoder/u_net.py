@@ -6,7 +6,8 @@ so that boundaries stay sharp. Convolutions are unpadded; large images are tiled
 Differs from the paper: convolutions are padded by default, so that the output has the input's size; `padding: valid`
 is the published form (the output is smaller by `margin` voxels a side) and `padding: mirror` is that form with the
 mirrored border added inside, so that the output is whole. Dropout after the two deepest stages is the authors'
-configuration (the paper gives no rate). Volumes use 3D layers. A norm is an option; the paper has none.
+configuration (the paper gives no rate). The paper's loss weighs pixels between touching cells (equation 2); the loss is
+the recipe's here. Volumes use 3D layers. A norm is an option; the paper has none.
 Oracle: the sizes of the paper's figure 1 (572 -> 388) and a count by its layer list.
 """
 

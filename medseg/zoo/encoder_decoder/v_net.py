@@ -4,9 +4,10 @@ A U-shaped network of 5x5x5 convolutions in which every stage learns a residual 
 stride 2 replace pooling and their transposes go up. It is trained with a Dice loss whose denominator has squares
 (`loss: {name: dice, squared: true}`).
 Differs from the paper: batch norm after every convolution (the paper has none) and dropout on the deep stages and
-skips, as in the public re-implementations; the number of convolutions a stage is theirs at size "paper"
-(1,1,2,3,2 down and 2,2,1,1 up: 45.6 M weights), while size "figure" has those drawn in the paper's figure 2
-(1,2,3,3,3 and 3,3,2,1). The image is repeated to the first stage's width and cut where the two do not divide.
+skips, as in the public re-implementations; the number of convolutions a stage is theirs at size "paper" (1,1,2,3,2 down
+and 2,2,1,1 up: 45.6 M weights, the count that is quoted for V-Net). Size "figure" has those drawn in the paper's
+figure 2 (1,2,3,3,3 and 3,3,2,1), size "authors" those of the authors' released model (1,1,2,3,3 and 3,2,1,1). The image
+is repeated to the first stage's width and cut where the two do not divide.
 Oracle: MONAI 1.6 VNet, equal outputs with its weights.
 """
 

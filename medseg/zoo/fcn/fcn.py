@@ -6,7 +6,9 @@ pool3 before going up, which brings detail back.
 Differs from the paper: the convolutions that stand for fully connected layers are padded, in place of 100 zeros
 around the image and crops. In volumes they have a 3x3x3 kernel and 1024 channels (7x7x7 and 4096 would be 0.7 G
 weights). Upsampling between levels is learned from a linear start, the last one fixed, as the paper says; the
-authors' released models fix all of them. Score layers start from small random weights, the paper's from 0.
+authors' released models fix all of them. Each is trained at once from the start, where the paper starts FCN-16s from
+FCN-32s and FCN-8s from FCN-16s (the authors' later at-once form shrinks pool4 and pool3 by 0.01 and 0.0001 instead).
+Score layers start from random weights, the paper's from 0.
 Oracle: no library keeps it (torchvision's is another network); counted by its layers: 134.3 M with 21 classes.
 """
 

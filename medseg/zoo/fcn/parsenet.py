@@ -3,9 +3,10 @@
 A network's real field of view is far smaller than its nominal one; the mean of a feature map over the image brings
 the global context in at next to no cost. Features of different layers differ in scale, so both the local and the
 global feature are brought to unit length and get a learned scale a channel before they are joined.
-Differs from the paper: the base is DeepLab-LargeFOV as in its best figures; which layer the context is pooled from
-(here fc7) and the initial scale of 10 could not be checked against the authors' code. Volumes use 3D layers.
-Oracle: none kept; the normalisation by its equation.
+Differs from the paper: volumes use 3D layers; the network below differs as deeplab-v1.
+Not confirmed (the authors' model definition could not be read): that no other layer than fc7, the last, is joined in
+the model on DeepLab-LargeFOV, and that all scales start at 10, where the paper says that 10 or 20 learn well.
+Oracle: none kept; the normalisation by its equation, as in the authors' layer (a scale a channel).
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ edges. DeepLab-LargeFOV is trained alone; at test its log-probabilities are the 
 spatial and a bilateral kernel, solved by ten steps of mean field. The bilateral weight and widths are found by a
 coarse-to-fine search on a few cases after training (`search_crf`), the spatial ones are fixed at 3 and 3.
 Differs from the paper: the starting values 4, 49 and 5 are those of the authors' script for this network, of which a
-copy was read. The search is three values an axis, then three around the best; the paper does not say its steps.
+copy was read. The search is three values an axis, then three around the best; the paper does not say its steps. It is
+called from Python: a run keeps the values that its arguments give.
 `grey_levels` says how many of 256 grey levels 1.0 in the standardised input is. The network differs as deeplab-v1.
 Oracle: the exact filter; counted by its layers, 20.5 M with 21 classes (the field adds none).
 """

@@ -4,6 +4,7 @@ Filters of several sizes capture several scales, but fixed filters cannot fit ev
 depth-wise filters from this image: the features pooled to k x k, passed through a 1x1 convolution, are the kernels
 with which the same features are filtered.
 Differs from the paper: none known; widths follow a well-known re-implementation. In volumes kernels are k^3.
+Not confirmed: the 1x1 convolution after each branch's filters, an option of that re-implementation which it leaves off.
 Oracle: none kept; the filters by their equation, sample by sample.
 """
 

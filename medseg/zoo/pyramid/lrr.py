@@ -6,9 +6,10 @@ the residual of a Laplacian pyramid, but only where the coarser scores are in do
 class's probability within nine positions, which is near 0 inside objects and 1 at their borders.
 Differs from the paper: built after the authors' MatConvNet code, sub-models 32x, 16x, 8x and 4x trained together where
 the code adds one after the other. The shapes are principal components of half spaces until `set_bases` is given those
-of training labels (`class_bases`), fixed in either case. Thickening and thinning in the extra loss on the coarsest
-level are by a cube, not a ball. In volumes the layers for fully connected ones have 3x3x3 kernels and 1024 channels.
-Coefficients start from small random weights, the authors' from 0.
+of training labels (`class_bases`, both called from Python), fixed in either case. Thickening and thinning in the extra
+loss on the coarsest level are by a cube, not a ball. In volumes the layers for fully connected ones have 3x3x3 kernels
+and 1024 channels. Coefficients start from small random weights, the authors' from 0; the two outputs of the extra loss
+have no bias of their own beside that of their coefficients.
 Oracle: none kept; reconstruction and mask by their definitions.
 """
 

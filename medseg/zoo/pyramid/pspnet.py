@@ -17,6 +17,9 @@ from medseg.zoo.encoders.table import make_resnet
 from medseg.zoo.layers.heads import BackboneNet, FCNHead, OnLast
 from medseg.zoo.layers.pooling import PyramidPooling
 
+RATES = ((4, (2,)), (5, (4,)))
+"""Dilation of all units of a ResNet's stages 4 and 5, the first ones included, as in the authors' code."""
+
 
 class PSPNet(BackboneNet):
     """PSPNet on (B, in_channels, *S) -> logits (B, classes, *S).
@@ -35,7 +38,7 @@ class PSPNet(BackboneNet):
         bins: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
     ) -> None:
-        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True)
+        encoder = make_resnet(backbone, dims, in_channels, 8, deep_stem=True, cycles=RATES)
         deepest = encoder.channels[-1]
         pyramid = PyramidPooling(dims, deepest, max(deepest // len(bins), 1), bins)
         head = nn.Sequential(pyramid, FCNHead(dims, pyramid.channels, classes, channels, dropout))

@@ -4,7 +4,8 @@ Speed without giving up resolution: a spatial path of three strided convolutions
 detail, a light context path (ResNet-18 and its global mean) supplies meaning, attention refinement weighs its last
 two stages by their own means, and a fusion module joins the two paths. The stages of the context path have losses of
 their own.
-Differs from the paper: none; ResNet-18 as the backbone. Volumes use 3D layers.
+Differs from the paper: none; ResNet-18 as the backbone. The loss is the pipeline's (the authors' code trains on hard
+pixels). Volumes use 3D layers.
 Oracle: none kept; 13.5 M with its auxiliary heads, as counted in the authors' framework (table 4 of the paper says 49.0 M).
 """
 

@@ -66,7 +66,7 @@ ROWS = (
         params_form=VOC,
         sizes={
             "paper": {},
-            "small": {"backbone": "resnet-small", "scales": (1.0,)},
+            "small": {"backbone": "resnet-small"},
             "tiny": {"backbone": "resnet-tiny"},
         },
     ),

@@ -58,6 +58,7 @@ ROWS = (
         sizes={
             "paper": {},
             "figure": {"convs": ((1, 2, 3, 3, 3), (3, 3, 2, 1))},
+            "authors": {"convs": ((1, 1, 2, 3, 3), (3, 2, 1, 1))},
             "small": {"width": 8, "convs": ((1, 1, 2, 2), (2, 1, 1)), "dropout": 0.0},
             "tiny": {"width": 4, "convs": ((1, 1, 1), (1, 1))},
         },
@@ -207,7 +208,8 @@ ROWS = (
         params_source="counted in the authors' code",
         params_form={"dims": 2, "in_channels": 3, "classes": 20},
         aliases=("link-net",),
-        sizes={"paper": {}, "small": {"backbone": "resnet-small"}, "tiny": {"backbone": "resnet-tiny"}},
+        # As published: a quarter of these widths leaves 4 channels inside the last decoder block, and nothing is learned.
+        sizes={"paper": {}, "small": {"backbone": "resnet18"}, "tiny": {"backbone": "resnet-tiny"}},
     ),
     Card(
         name="hrnet",

@@ -43,7 +43,7 @@ ROWS = (
             "paper": {},
             "lean": {"checkpointing": True},
             "small": {"width": 12},
-            "tiny": {"width": 12, "depths": (1, 1, 1, 1), "heads": (1, 1, 1, 1), "norm": "batch"},
+            "tiny": {"width": 12, "depths": (2, 1, 1, 1), "heads": (1, 1, 1, 1), "norm": "batch"},
         },
     ),
     Card(

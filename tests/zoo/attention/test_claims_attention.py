@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from medseg.core.errors import UserError
 from medseg.zoo.build import build, find, parameter_count
 from medseg.zoo.layers.gates import CBAM, AttentionGate, SqueezeExcite
 
@@ -40,15 +41,34 @@ def test_a_closed_gate_lets_nothing_of_the_skip_through() -> None:
 def test_the_attention_u_net_gates_all_skips_but_the_finest() -> None:
     net = build("attention-u-net", dims=2, in_channels=1, classes=2, features=(4, 8, 16, 32)).eval()
     _, maps = net.attend(torch.randn(1, 1, 32, 32))
-    assert [tuple(m.shape[2:]) for m in maps] == [(16, 16), (8, 8)]
+    assert [tuple(m.shape[1:]) for m in maps] == [(2, 16, 16), (2, 8, 8)]
     assert all(float(m.min()) > 0 and float(m.max()) < 1 for m in maps)
+    assert all(not torch.allclose(m[:, 0], m[:, 1]) for m in maps), "two gates, two maps"
 
 
-def test_the_attention_u_net_without_its_gates_has_the_published_weights_of_the_u_net() -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_either_gate_lets_through_joins_the_decoder(dims: int) -> None:
+    net = build("attention-u-net", dims=dims, in_channels=1, classes=2, size="tiny").eval()
+    x = torch.randn(1, 1, *(16,) * dims)
+    with torch.no_grad():
+        before = net(x)
+        for gate in net.gates[0]:
+            nn.init.zeros_(gate.psi.weight)
+            nn.init.constant_(gate.psi.bias, -100.0)
+            closed = net(x)
+            assert not torch.allclose(before, closed)
+            before = closed
+    with pytest.raises(UserError, match="gates is 0; a skip has at least one"):
+        build("attention-u-net", dims=dims, in_channels=1, classes=2, size="tiny", gates=0)
+
+
+def test_the_attention_u_net_has_the_published_weights_with_its_gates_and_without() -> None:
     with torch.device("meta"):
         net = build("attention-u-net", dims=3, in_channels=1, classes=4)
-    gates = sum(p.numel() for n, p in net.named_parameters() if n.startswith(("gat", "combine")))
-    assert sum(p.numel() for p in net.parameters()) - gates == pytest.approx(5.88e6, rel=0.01)
+    weights = {name: sum(p.numel() for p in part.parameters()) for name, part in net.named_children()}
+    of_paper = sum(weights.values()) - weights["gating"]
+    assert of_paper == pytest.approx(6.40e6, rel=0.002)
+    assert of_paper - weights["gates"] - weights["combine"] == pytest.approx(5.88e6, rel=0.002)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

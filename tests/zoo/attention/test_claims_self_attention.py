@@ -113,3 +113,12 @@ def test_bases_move_in_training_only() -> None:
     assert torch.equal(module.mu, start)
     module.train()(torch.randn(2, 4, 5, 5))
     assert not torch.equal(module.mu, start)
+
+
+def test_emanet_has_the_dilations_of_the_authors_last_stage_and_one_head() -> None:
+    with torch.device("meta"):
+        net = build("ema-net", dims=2, in_channels=3, classes=21)
+    assert [unit.path[1][0].dilation[0] for unit in net.encoder.stages[3]] == [2, 8, 16]
+    assert {unit.path[1][0].dilation[0] for unit in net.encoder.stages[2][1:]} == {2}
+    tiny = build("ema-net", dims=2, in_channels=1, classes=2, size="tiny").train()
+    assert isinstance(tiny(torch.randn(2, 1, 32, 32)), torch.Tensor), "nothing else is trained"

@@ -37,6 +37,15 @@ def test_a_pixel_like_the_whole_image_takes_nothing_local_and_an_unlike_one_noth
     assert (local[..., 0, 0] != 0).any()
 
 
+def test_local_context_of_a_pixel_like_the_image_reaches_no_neighbour() -> None:
+    block = AdaptiveContextBlock(2, 4, 3, 2, 0.01).eval()
+    x, low = torch.zeros(1, 4, 4, 4), torch.randn(1, 3, 4, 4)
+    x[..., 0, 0] = 50.0
+    other = low.clone()
+    other[..., 0, 1] += 5.0
+    torch.testing.assert_close(block.contexts(x, other), block.contexts(x, low))
+
+
 def test_each_block_is_joined_by_a_finer_stage() -> None:
     net = build("ac-net", dims=2, in_channels=1, classes=2, size="tiny").eval()
     features = [f.detach().requires_grad_() for f in net.encoder(torch.randn(1, 1, 64, 64))]

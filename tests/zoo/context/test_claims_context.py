@@ -53,6 +53,14 @@ def test_residual_units_of_refinenet_start_from_the_features_themselves() -> Non
     torch.testing.assert_close(unit(x), x)
 
 
+def test_refinenet_drops_the_deepest_features_and_what_its_scores_read() -> None:
+    net = build("refine-net", dims=2, in_channels=1, classes=2, size="tiny").train()
+    shapes: list[tuple[int, ...]] = []
+    net.head.dropout.register_forward_hook(lambda _module, inputs, _out: shapes.append(inputs[0].shape[1:]))
+    net(torch.randn(2, 1, 64, 64))
+    assert shapes == [(32, 2, 2), (16, 4, 4), (4, 16, 16)]
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_each_link_of_chained_pooling_widens_the_view(dims: int) -> None:
     def width(links: int) -> int:
@@ -87,6 +95,15 @@ def test_the_large_kernel_sees_its_whole_window(dims: int) -> None:
     assert int((x.grad != 0).sum()) == 5**dims
 
 
+def test_the_scores_of_all_four_stages_see_15_by_15() -> None:
+    with torch.device("meta"):
+        net = build("gcn-large-kernel", dims=2, in_channels=3, classes=21)
+    convs = [m for m in net.modules() if isinstance(m, GlobalConv)]
+    assert [[f.kernel_size for way in conv.ways for f in way] for conv in convs] == [
+        [(15, 1), (1, 15), (1, 15), (15, 1)]
+    ] * 4
+
+
 def test_boundary_refinement_adds_a_residual() -> None:
     refine = BoundaryRefinement(2, 3)
     nn.init.zeros_(refine.second.weight)
@@ -98,6 +115,18 @@ def test_boundary_refinement_adds_a_residual() -> None:
 def test_an_even_kernel_is_refused() -> None:
     with pytest.raises(UserError, match="kernel is 4; it is odd"):
         build("gcn-large-kernel", dims=2, in_channels=1, classes=2, size="tiny", kernel=4)
+
+
+def test_each_level_of_upernet_is_told_what_all_coarser_ones_know() -> None:
+    net = build("uper-net", dims=2, in_channels=1, classes=2, size="tiny").eval()
+    features = [f.detach().requires_grad_() for f in net.encoder(torch.randn(1, 1, 128, 128))]
+    smoothed: list[torch.Tensor] = []
+    for smooth in net.head.smooth:
+        smooth.register_forward_pre_hook(lambda _module, inputs: smoothed.append(inputs[0]))
+    net.head(features)
+    for level, x in enumerate(smoothed):
+        gradients = torch.autograd.grad(x.sum(), features, retain_graph=True, allow_unused=True)
+        assert [g is not None and bool(g.any()) for g in gradients] == [i >= level for i in range(4)]
 
 
 def test_the_top_of_upernet_knows_the_whole_image() -> None:

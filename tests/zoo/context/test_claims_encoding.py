@@ -77,3 +77,12 @@ def test_stages_three_and_four_join_where_laterals_are_asked_for(lateral: bool) 
     net = build("enc-net", dims=2, in_channels=1, classes=2, size="tiny", lateral=lateral).eval()
     assert len(net.lateral) == 2 * lateral
     assert net(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+def test_the_head_on_stage_four_counts_as_much_as_the_presence() -> None:
+    net = build("enc-net", dims=2, in_channels=1, classes=2, size="tiny").train()
+    outputs = net(torch.randn(2, 1, 32, 32))
+    assert outputs.auxiliary_weights == (0.2,)
+    outputs.auxiliary[0].sum().backward()
+    assert all(p.grad is None for p in net.encoder.stages[3].parameters())
+    assert net.encoder.stages[2][0].path[0][0].weight.grad is not None

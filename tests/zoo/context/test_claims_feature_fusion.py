@@ -10,6 +10,7 @@ from medseg.core.errors import UserError
 from medseg.zoo.build import build
 from medseg.zoo.context.ex_fuse import SemanticEmbedding, average_votes
 from medseg.zoo.encoders.table import make_resnet
+from medseg.zoo.layers.shuffle import voxel_shuffle
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,24 @@ def test_the_coarsest_scores_tell_their_own_sub_pixels() -> None:
     net = build("ex-fuse", dims=3, in_channels=1, classes=2, size="tiny")
     assert net.scores[-1][0].ways[0][-1].out_channels == 2 * 8
     assert net.scores[0][0].ways[0][-1].out_channels == 2
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_ladder_begins_with_the_sub_pixels_and_ends_with_the_neighbours_votes(dims: int) -> None:
+    net = build("ex-fuse", dims=dims, in_channels=1, classes=2, size="tiny").eval()
+    coarse, finer, joined = [], [], []
+    net.scores[-1].register_forward_hook(lambda _module, _inputs, out: coarse.append(out))
+    net.scores[-2].register_forward_hook(lambda _module, _inputs, out: finer.append(out))
+    net.refine[0].register_forward_pre_hook(lambda _module, inputs: joined.append(inputs[0]))
+    torch.nn.init.zeros_(net.vote.weight)
+    torch.nn.init.zeros_(net.vote.bias)
+    torch.nn.init.ones_(net.vote.bias[:2])  # the votes for the neighbour behind, along every axis
+    with torch.no_grad():
+        logits = net(torch.randn(1, 1, *(64 if dims == 2 else 32,) * dims))
+    torch.testing.assert_close(joined[0], voxel_shuffle(coarse[0], 2) + finer[0])
+    inner = (..., *(slice(1, None),) * dims)
+    torch.testing.assert_close(logits[inner], torch.full_like(logits[inner], 3.0**-dims))
+    assert not logits[:, :, 0].any(), "before the first row nobody votes"
 
 
 def test_early_stages_are_given_more_units_and_told_the_classes() -> None:

@@ -7,7 +7,14 @@ import torch
 
 from medseg.core.errors import UserError
 from medseg.zoo.build import build
-from medseg.zoo.context.ipc import PyramidContext, PyramidContextModule, class_boundaries, spatial_gradient
+from medseg.zoo.context.ipc import (
+    PyramidContext,
+    PyramidContextModule,
+    balanced_bce,
+    class_boundaries,
+    spatial_gradient,
+)
+from medseg.zoo.layers.label_masks import label_masks
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +89,20 @@ def test_duality_vanishes_for_the_true_mask() -> None:
     masks = torch.nn.functional.one_hot(labels.clamp_max(2).long(), 3).movedim(-1, 1).float()
     sharp = torch.softmax(100 * masks, dim=1)
     torch.testing.assert_close(spatial_gradient(sharp), spatial_gradient(masks))
+
+
+def test_boundaries_and_duality_are_trained_beside_the_mask() -> None:
+    net = tiny().train()
+    images, labels = torch.randn(2, 1, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8)
+    labels[:, 8:20, 8:20], labels[:, 28:] = 1, 255
+    outputs = net(images)
+    masks, counts = label_masks(labels, 3, 2)
+    boundary = balanced_bce(outputs.extras["boundary"], class_boundaries(masks, counts), counts)
+    apart = (outputs.extras["gradient"] - spatial_gradient(masks)).abs() * counts
+    duality = apart.sum() / (3 * counts.sum())
+    loss = net.training_step(images, labels, lambda _outputs, _targets: torch.tensor(2.0))
+    torch.testing.assert_close(loss, 2.0 + boundary + duality)
+    assert min(boundary, duality) > 1e-3
 
 
 def test_an_odd_number_of_steps_is_refused() -> None:

@@ -62,6 +62,18 @@ def test_the_edge_map_reaches_the_segmentation(dims: int) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+def test_edges_of_the_image_join_the_edge_map(dims: int) -> None:
+    net = build("gated-scnn", dims=dims, in_channels=1, classes=2, size="tiny").eval()
+    seen: list[Tensor] = []
+    net.with_image.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    image = block(dims)[None].float()
+    with torch.no_grad():
+        net(image)
+    assert torch.equal(seen[0][:, 1:], canny(image).float())
+    assert seen[0][:, 1:].any()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 def test_canny_marks_the_rim_of_a_box_once_and_skips_what_is_faint(dims: int) -> None:
     image = block(dims, 20)[None].float()
     image[0, 0, 0] += 0.004  # one grey value of 255

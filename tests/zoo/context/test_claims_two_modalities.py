@@ -67,6 +67,16 @@ def test_factors_of_a_unit_have_fewer_weights_than_the_kernel_they_span() -> Non
     assert kernels == [(3, 1, 1), (1, 3, 1), (1, 1, 3)]
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_units_of_both_encoders_and_of_the_decoder_are_factorised(dims: int) -> None:
+    net = build("esa-net", dims=dims, in_channels=2, classes=2, size="tiny")
+    parts = [*net.colour.stages, *net.depth.stages, *(module.refine[1:] for module in net.decoder)]
+    for part in parts:
+        sizes = {tuple(m.kernel_size) for m in part.modules() if hasattr(m, "kernel_size")}
+        factors = {tuple(3 if a == axis else 1 for a in range(dims)) for axis in range(dims)}
+        assert sizes - {(1,) * dims} == factors
+
+
 def test_side_outputs_are_trained_at_an_eighth_a_sixteenth_and_a_thirty_second() -> None:
     net = build("esa-net", dims=2, in_channels=2, classes=3, size="tiny").train()
     outputs = net(torch.randn(2, 2, 64, 64))

@@ -66,3 +66,11 @@ def test_an_output_stride_beyond_the_network_is_refused() -> None:
         WideResNet(2, 1, output_stride=4)
     with pytest.raises(UserError, match="no argument 'widht', did you mean width"):
         build("wide-resnet", dims=2, in_channels=1, classes=2, size="tiny", widht=4)
+
+
+def test_the_classifier_of_two_convolutions_is_dilated() -> None:
+    with torch.device("meta"):
+        net = build("wide-resnet", dims=2, in_channels=3, classes=21)
+    first, last = net.head.module[0][0], net.head.module[1]
+    assert (first.dilation, last.dilation) == ((12, 12), (12, 12))
+    assert (first.out_channels, last.out_channels) == (512, 21)

@@ -72,6 +72,26 @@ def test_skips_bring_single_voxels_through_a_u_net() -> None:
     assert int(seen.sum()) <= 9 * 9, "only the finest skip is left, four 3x3 convolutions wide"
 
 
+@pytest.mark.parametrize(
+    ("name", "dims", "down", "up"),
+    [("3d-u-net", 3, "analysis", "synthesis"), ("res-u-net", 2, "encoder", "decoder")],
+)
+def test_each_stage_up_reads_the_features_of_its_size_on_the_way_down(
+    name: str, dims: int, down: str, up: str
+) -> None:
+    net = build(name, dims=dims, in_channels=1, classes=2, size="tiny").eval()
+    left: list[torch.Tensor] = []
+    read: list[torch.Tensor] = []
+    for stage in getattr(net, down):
+        stage.register_forward_hook(lambda _m, _i, out: left.append(out))
+    for stage in getattr(net, up):
+        stage.register_forward_hook(lambda _m, given, _o: read.insert(0, given[0]))
+    net(torch.randn(1, 1, *(16,) * dims))
+    assert len(read) == len(left) - 1 == 2
+    for skip, joined in zip(left, read, strict=False):
+        assert torch.equal(joined[:, -skip.shape[1] :], skip)
+
+
 # --- 3D U-Net -----------------------------------------------------------------------------------------------------
 
 
@@ -112,10 +132,25 @@ def test_a_v_net_stage_learns_a_residual() -> None:
     torch.testing.assert_close(stage(x, x), nn.functional.elu(x))
 
 
-def test_the_v_net_of_figure_2_has_more_convolutions() -> None:
-    card = find("v-net")
-    form = {"dims": 3, "in_channels": 1, "classes": 1}
-    assert parameter_count(card, "figure", **form) > 1.3 * parameter_count(card, "paper", **form)
+@pytest.mark.parametrize(
+    ("size", "down", "up"),
+    [
+        pytest.param("figure", [1, 2, 3, 3, 3], [3, 3, 2, 1], id="figure 2 of the paper"),
+        pytest.param("authors", [1, 1, 2, 3, 3], [3, 2, 1, 1], id="the authors' released model"),
+        pytest.param("paper", [1, 1, 2, 3, 2], [2, 2, 1, 1], id="the re-implementations"),
+    ],
+)
+def test_the_stages_of_a_v_net_have_the_convolutions_of_its_source(
+    size: str, down: list[int], up: list[int]
+) -> None:
+    with torch.device("meta"):
+        net = build("v-net", dims=3, in_channels=1, classes=2, size=size)
+    assert [1, *(len(part.stage.convs) for part in net.down)] == down
+    assert [len(part.stage.convs) for part in net.up] == up
+    kernels = {
+        conv.kernel_size for m in net.modules() if isinstance(m, ResidualStage) for conv, *_ in m.convs
+    }
+    assert kernels == {(5, 5, 5)}
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])

@@ -46,6 +46,16 @@ def test_the_dense_stacks_have_the_published_layers() -> None:
     torch.testing.assert_close(stack(x)[:, :3], x)
 
 
+def test_layers_of_a_dense_stack_read_the_input_and_all_layers_before_them() -> None:
+    stack = DenseStack(2, 3, 3, 4).eval()
+    given: list[torch.Tensor] = []
+    for layer in stack.layers:
+        layer.register_forward_hook(lambda _m, seen, _o: given.append(seen[0]))
+    out = stack(torch.randn(2, 3, 4, 4))
+    assert [x.shape[1] for x in given] == [3, 7, 11]
+    assert all(torch.equal(x, out[:, : x.shape[1]]) for x in given)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_deconvolution_is_the_adjoint_of_convolution_and_restores_the_size(dims: int) -> None:
     net = build("cnn-encoder-3d", dims=dims, in_channels=1, classes=1, filters=2, kernels=(5, 3))

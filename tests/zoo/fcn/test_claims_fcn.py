@@ -62,6 +62,19 @@ def test_a_convolutional_classifier_moves_with_its_image() -> None:
         torch.testing.assert_close(net(moved)[:, :, 96:192], net(image)[:, :, 64:160], rtol=1e-4, atol=1e-5)
 
 
+def test_parsenet_scores_local_and_global_features_of_equal_length() -> None:
+    net = build("parsenet", dims=2, in_channels=1, classes=2, size="tiny").eval()
+    head, seen = net.head.module, []
+    head.classify.register_forward_hook(lambda _m, given, _o: seen.append(given[0]))
+    nn.init.constant_(head.context.scale, 20.0)
+    with torch.no_grad():
+        net(torch.randn(1, 1, 64, 64))
+    local, context = seen[0].chunk(2, dim=1)
+    torch.testing.assert_close(local.norm(dim=1), torch.full((1, 8, 8), 10.0))
+    torch.testing.assert_close(context.norm(dim=1), torch.full((1, 8, 8), 20.0))
+    assert torch.equal(context, context[..., :1, :1].expand_as(context)), "one context for all places"
+
+
 def test_vgg16_has_the_published_weights_and_declares_its_pyramid() -> None:
     with torch.device("meta"):
         net = VGG(2, 3)

@@ -43,13 +43,25 @@ def test_mean_field_is_a_recurrent_network_of_shared_weights() -> None:
 
 
 def test_the_field_learns_what_the_network_cannot_say() -> None:
-    net = build("crf-rnn", dims=2, in_channels=1, classes=2, size="tiny").train()
+    net = build("crf-rnn", dims=2, in_channels=1, classes=2, size="tiny", unary_loss=0).train()
     net(two_halves()).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.crf.parameters())
     assert net.unary.encoder.stages[0][0][0].weight.grad.abs().sum() > 0
     alone = build("crf-rnn", dims=2, in_channels=1, classes=2, size="tiny", iterations=(0, 0)).eval()
     x = two_halves()
     torch.testing.assert_close(alone(x), alone.unary(x))
+
+
+def test_the_scores_below_the_field_have_a_loss_of_their_own_in_training() -> None:
+    net = build("crf-rnn", dims=2, in_channels=1, classes=2, size="tiny", unary_loss=0.5).train()
+    x = two_halves()
+    outputs = net(x)
+    assert (len(outputs.auxiliary), outputs.auxiliary_weights) == (1, (0.5,))
+    assert outputs.auxiliary[0].shape == outputs.main.shape
+    outputs.auxiliary[0].square().mean().backward()
+    assert all(p.grad is None for p in net.crf.parameters())
+    assert net.unary.encoder.stages[0][0][0].weight.grad.abs().sum() > 0
+    assert isinstance(net.eval()(x), Tensor)
 
 
 def test_the_loss_on_marginals_reaches_the_scores_through_every_step() -> None:
@@ -69,6 +81,20 @@ def test_the_loss_on_marginals_reaches_the_scores_through_every_step() -> None:
     torch.testing.assert_close((gradient * step).sum(), slope, rtol=2e-2, atol=1e-5)
     weights = list(crf.parameters())
     assert [tuple(p.shape) for p in weights] == [(2, 2), (2, 2)], "one compatibility a kernel"
+    one = torch.softmax(crf(unary, image), dim=1)[0, 0, 0, 0]
+    (heard,) = torch.autograd.grad(one, unary)
+    assert (heard[0].abs() > 0).all(), "the marginal of one voxel depends on the scores of all"
+
+
+def test_fcdsn_gives_the_marginals_of_the_field_and_trains_all_of_it_through_them() -> None:
+    net = build("fcdsn", dims=2, in_channels=1, classes=2, size="tiny").eval()
+    x = two_halves()
+    unary = torch.nn.functional.interpolate(net.scores(net.encoder(x)[-1]), x.shape[2:], mode="bilinear")
+    torch.testing.assert_close(net(x), net.crf(unary, x))
+    assert (torch.softmax(net(x), 1) - torch.softmax(unary, 1)).abs().max() > 1e-3
+    net.train()(x)[:, 0].mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.crf.parameters())
+    assert net.encoder.stages[0][0][0].weight.grad.abs().sum() > 0
 
 
 def test_smooth_scores_get_the_edges_of_the_image_back() -> None:

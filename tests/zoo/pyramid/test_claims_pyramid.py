@@ -44,6 +44,18 @@ def test_the_pyramid_lets_a_far_corner_be_seen() -> None:
     assert seen == {(1, 2, 3, 6): True, (6,): False}
 
 
+@pytest.mark.parametrize("size", ["paper", "tiny"])
+def test_pspnet_dilates_every_unit_of_its_last_two_stages(size: str) -> None:
+    with torch.device("meta"):
+        net = build("pspnet", dims=2, in_channels=3, classes=2, size=size)
+    found = [
+        {m.dilation[0] for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)}
+        for stage in net.encoder.stages
+    ]
+    assert found == [{1}, {1}, {2}, {4}]
+    assert net.encoder.strides == (4, 8, 8, 8)
+
+
 def test_pspnet_trains_its_fourth_stage_with_four_tenths_of_the_loss() -> None:
     net = build("pspnet", dims=2, in_channels=1, classes=2, size="tiny").train()
     outputs = net(torch.randn(2, 1, 32, 32))
@@ -72,6 +84,12 @@ def test_the_semantic_head_sums_all_levels_at_a_quarter() -> None:
     assert net.head(features).shape[2:] == features[0].shape[2:] == (16, 16)
     steps = [len(branch) for branch in net.head[1].branches]
     assert steps == [1, 1, 2, 3], "as many doublings as a level is deep"
+    levels = net.head[0](features)
+    with torch.no_grad():
+        before = net.head[1](levels)
+        for i in range(4):
+            other = [x + torch.randn_like(x) * (i == j) for j, x in enumerate(levels)]
+            assert not torch.allclose(net.head[1](other), before), f"level {i} counts"
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -43,6 +43,20 @@ def test_a_query_reads_only_where_its_mask_lies() -> None:
     assert not torch.allclose(first[0, 1], second[0, 1])
 
 
+def test_each_layer_reads_the_next_finer_scale_where_the_masks_before_it_lie() -> None:
+    net = build("mask2former", dims=2, in_channels=1, classes=2, size="tiny").eval()
+    read: list[tuple[Tensor, ...]] = []
+    for layer in net.layers:
+        layer.register_forward_pre_hook(lambda _module, inputs: read.append(inputs))
+    with torch.no_grad():
+        fine, scales = net.pixels(net.encoder(torch.randn(1, 1, 128, 128)))
+        _, masks = net.decode(fine, scales)
+    assert [x[2].shape[1] for x in read] == [4 * 4, 8 * 8, 16 * 16]
+    for inputs, before, scale in zip(read, masks, scales, strict=False):
+        assert torch.equal(inputs[4], hidden_places(before, scale.shape[2:]))
+    assert any(inputs[4].any() for inputs in read)
+
+
 def test_a_query_without_a_mask_reads_everywhere() -> None:
     assert not hidden_places(torch.full((1, 1, 4, 4), -5.0), (2, 2)).any()
 
