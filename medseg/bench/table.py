@@ -53,7 +53,7 @@ def page(recipe: Recipe, out: Path) -> str:
         "```",
         "",
         f"Every network of the catalog is trained from a random start by the one recipe of `configs/bench/{recipe.name}.yaml`:"
-        f" {recipe.minutes:g} minutes of one thread's own time with the same cases, patches, loss, optimiser and seed, nothing tuned"
+        f" {recipe.minutes:g} min of one thread's own time with the same cases, patches, loss, optimiser and seed, nothing tuned"
         " for any of them. The tables say which mechanism gets somewhere in so short a time at so small a size. They do"
         " not say which is best after a night on a GPU, and ranks that lie close together are noise: one seed, few cases.",
         *_on_rates(recipe),

@@ -208,7 +208,7 @@ ROWS = (
         params_source="counted in the authors' code",
         params_form={"dims": 2, "in_channels": 3, "classes": 20},
         aliases=("link-net",),
-        # As published: a quarter of these widths leaves 4 channels inside the last decoder block, and nothing is learned.
+        # As published: a quarter of these widths leaves 4 channels in the last decoder block, which learn at large rates only.
         sizes={"paper": {}, "small": {"backbone": "resnet18"}, "tiny": {"backbone": "resnet-tiny"}},
     ),
     Card(
