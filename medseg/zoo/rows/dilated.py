@@ -82,7 +82,7 @@ ROWS = (
         sizes={
             "paper": {},
             "resnet50": {"backbone": "resnet50"},
-            "small": {"backbone": "resnet-small", "channels": 64},
+            "small": {"backbone": "resnet-small", "channels": 64, "output_stride": 8},
             "tiny": {"backbone": "resnet-tiny", "channels": 8},
         },
     ),
@@ -98,7 +98,7 @@ ROWS = (
         aliases=("deeplab-v3-bicubic",),
         sizes={
             "paper": {},
-            "small": {"backbone": "resnet-small", "channels": 64},
+            "small": {"backbone": "resnet-small", "channels": 64, "output_stride": 8},
             "tiny": {"backbone": "resnet-tiny", "channels": 8},
         },
     ),

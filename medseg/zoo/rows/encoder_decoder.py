@@ -172,7 +172,7 @@ ROWS = (
         params_form={"dims": 2, "in_channels": 3, "classes": 11},
         sizes={
             "paper": {"dropout": 0.5},
-            "small": {"widths": VGG_SMALL, "dropout": 0.5},
+            "small": {"widths": (8, 16, 32, 64, 64), "dropout": 0.5},
             "tiny": {"widths": VGG_TINY, "dropout": 0.5},
         },
     ),

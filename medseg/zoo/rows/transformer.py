@@ -42,7 +42,7 @@ ROWS = (
         sizes={
             "paper": {},
             "lean": {"checkpointing": True},
-            "small": {"width": 12},
+            "small": {"width": 12, "norm": "batch"},
             "tiny": {"width": 12, "depths": (2, 1, 1, 1), "heads": (1, 1, 1, 1), "norm": "batch"},
         },
     ),
