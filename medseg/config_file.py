@@ -67,6 +67,8 @@ def _sentence(kind: type[Section], fault: Any, source: Source, name: str) -> str
     if fault["type"] == "literal_error":
         expected = fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         message = f"must be one of {', '.join(expected)}{did_you_mean(str(fault['input']), expected)}"
+    if fault["type"] == "model_type":
+        message = f"has keys of its own: {', '.join(_keys_at(kind, keys)[:6])} ..."
     return f"{where}  {dotted}: {message}, got {_short(fault.get('input'))}"
 
 
@@ -283,11 +285,12 @@ def _override(source: Source, text: str) -> None:
         raise UserError(f"--set {text}: the value is not valid YAML") from err
     keys = name.strip().split(".")
     node = source.values
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1], start=1):
         if isinstance(node.get(key), str) and key == "system":
             node[key] = {"name": node[key]}
         if not isinstance(node.get(key), dict):
             node[key] = {}
+            source.places[tuple(keys[:depth])] = "--set"
         node = node[key]
     node[keys[-1]] = value
     source.places[tuple(keys)] = "--set"

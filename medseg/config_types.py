@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -101,6 +102,20 @@ def _by_kind(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
+def _is_memory(value: str | int | None) -> str | int | None:
+    """An amount of memory that can be read, before any work is done."""
+    from medseg.core.errors import UserError
+    from medseg.core.machine import parse_bytes
+
+    try:
+        amount = None if value is None else parse_bytes(value)
+    except UserError as err:
+        raise ValueError(f"{err.what}; {err.hint}") from err
+    if amount is not None and amount <= 0:
+        raise ValueError("is no amount of memory; write it like 6 GB or 800 MB")
+    return value
+
+
 class Compute(Section):
     """What the run may use."""
 
@@ -112,7 +127,7 @@ class Compute(Section):
         description="GPUs (or CPU processes) that share a training; each gets its part of the batch; auto: all GPUs",
     )
     cores: int | None = Field(None, ge=1, description="CPU cores; default: all this process may use")
-    ram: str | int | None = Field(
+    ram: Annotated[str | int | None, AfterValidator(_is_memory)] = Field(
         None, description="memory that may be used, e.g. 6 GB; default: what is free"
     )
     seed: int = Field(17, ge=0, description="seed of everything random")

@@ -90,6 +90,13 @@ def test_an_override_wins_and_its_faults_are_named(tmp_path: Path) -> None:
     assert load_pipeline(write(tmp_path, GOOD), ["train.steps=7"]).train.steps == 7
     assert "--set  train.steps: Input should be" in message(tmp_path, GOOD, "train.steps=many")
     assert "expected key=value" in message(tmp_path, GOOD, "train.steps")
+    assert "--set  trian: unknown key, did you mean train?" in message(tmp_path, GOOD, "trian.steps=5")
+    assert "--set  train: has keys of its own: minutes, steps" in message(tmp_path, GOOD, "train=5")
+
+
+@pytest.mark.parametrize("text", ["1GBB", "many", "0", "-3"])
+def test_an_amount_of_memory_that_cannot_be_read_is_refused_before_any_work(tmp_path: Path, text: str) -> None:
+    assert "no amount of memory; write it like 6 GB" in message(tmp_path, GOOD, f"compute.ram={text}")
 
 
 def test_a_system_can_be_overridden_part_by_part(tmp_path: Path) -> None:
