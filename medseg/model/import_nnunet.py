@@ -241,6 +241,7 @@ def _plan(chosen: Mapping[str, Any], plans: Mapping[str, Any], dataset: Mapping[
     plan = Plan(
         dims=3,
         in_channels=len(channels),
+        channels=_names(channels),
         classes=[info.as_json() for info in classes],
         overlapping=overlapping,
         out_channels=len(classes) + (not overlapping),
@@ -256,6 +257,12 @@ def _plan(chosen: Mapping[str, Any], plans: Mapping[str, Any], dataset: Mapping[
         reasons={"topology": "as nnU-Net planned it"},
     )
     return plan, System(name=name)
+
+
+def _names(channels: Mapping[str, Any]) -> list[str]:
+    """The channels' names in their order, where each has one of its own."""
+    names = [str(channels[number]) for number in sorted(channels, key=lambda k: (len(k), k))]
+    return names if len({name.lower() for name in names}) == len(names) > 1 else []
 
 
 def _classes(dataset: Mapping[str, Any], where: Path) -> tuple[list[ClassInfo], bool]:

@@ -20,6 +20,7 @@ from medseg.model import foreign
 from medseg.model.folder import load_model
 from medseg.model.foreign import read_foreign
 from medseg.model.import_monai import import_monai
+from medseg.model.import_nnunet import _names as channel_names
 from medseg.model.import_nnunet import import_nnunet, new_name, read_nnunet
 from medseg.zoo.build import build
 
@@ -228,6 +229,13 @@ def test_weights_of_another_plan_are_refused_with_their_names(tmp_path: Path) ->
     with pytest.raises(UserError, match="do not fit the network of its plans") as caught:
         read_nnunet(path, "RAS")
     assert "expected encoder.2" in str(caught.value)
+
+
+@pytest.mark.parametrize(("names", "kept"), [
+    ({"1": "T2", "0": "FLAIR"}, ["FLAIR", "T2"]), ({"0": "MRI", "1": "mri"}, []), ({"0": "CT"}, []),
+])  # fmt: skip
+def test_channels_keep_the_names_that_tell_them_apart(names: dict, kept: list[str]) -> None:
+    assert channel_names(names) == kept
 
 
 def test_names_that_stand_twice_are_left_out() -> None:
