@@ -36,26 +36,27 @@ class Case:
     """One case of a cohort.
 
     id: the name its results carry. patient: the key that splits keep together.
-    reader, label_reader: functions without arguments (picklable: a `functools.partial` of a module's function).
+    reader: a function without arguments; label_reader: one that takes the image's grid as `grid` where it is known
+    (picklable both: a `functools.partial` of a module's function).
     """
 
     id: str
     patient: str
     reader: Callable[[], Image]
-    label_reader: Callable[[], Segmentation] | None = None
+    label_reader: Callable[..., Segmentation] | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def image(self) -> Image:
         """Reads the image: array (C, *S) and its grid."""
         return self.reader()
 
-    def label(self) -> Segmentation:
-        """Reads the label on its own grid (compare it with the image's before use)."""
+    def label(self, grid: Geometry | None = None) -> Segmentation:
+        """Reads the label on the image's grid. grid: that grid, which spares reading the image's headers once more."""
         if self.label_reader is None:
             raise UserError(
                 "this case has no label", f"case {self.id}", "add it to the manifest's label column"
             )
-        return self.label_reader()
+        return self.label_reader() if grid is None else self.label_reader(grid=grid)
 
     @property
     def has_label(self) -> bool:

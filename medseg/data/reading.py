@@ -73,9 +73,14 @@ def replace_not_finite(array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple
     return array, (f"{count} voxels that were NaN or infinite got the smallest value of their channel",)
 
 
-def read_label(row: CaseRow, data: Data, classes: tuple[ClassInfo, ...]) -> Segmentation:
-    """The label of a case in the cohort's classes. Raises UserError with the values that belong to no class."""
-    columns = read_columns(row, data, classes)
+def read_label(
+    row: CaseRow, data: Data, classes: tuple[ClassInfo, ...], grid: Geometry | None = None
+) -> Segmentation:
+    """The label of a case in the cohort's classes, on the image's `grid` (None: read from the image's header).
+
+    Raises UserError with the values that belong to no class.
+    """
+    columns = read_columns(row, data, classes, grid)
     return as_classes(columns, row, data, classes)
 
 

@@ -22,7 +22,7 @@ def picture_of(pipeline: Pipeline, sheet: Sheet, case: str) -> bytes:
     classes = classes_of(sheet)
     overlapping = sheet.plan is not None and sheet.plan.overlapping
     prediction = read_prediction(sheet.places[case], sheet.predictions[case], classes, overlapping)
-    reference = opened.label() if opened.has_label else None
+    reference = opened.label(image.geometry) if opened.has_label else None
     if reference is not None and not reference.geometry.same_grid(image.geometry):
         reference = None
     if reference is not None:

@@ -103,7 +103,8 @@ def labelled_cases(pipeline: Pipeline, folder: RunFolder, method: Any) -> tuple[
     def opened(row: Any) -> Opened:
         def read() -> tuple[Image, Segmentation, Prompt | None]:
             case = open_case(row, pipeline.data, cohort.classes)
-            image, label = case.image(), case.label()
+            image = case.image()
+            label = case.label(image.geometry)
             hints = find_hints(row, pipeline.data, pipeline.predict.prompt, cohort.classes)
             return image, label, hints.read(image) if prompted else None
 

@@ -189,6 +189,17 @@ def test_a_label_on_another_grid_is_never_read_without_being_asked(case, mask):
         label_of(case(mask, shift_mm=7.5), Data(classes={"a": 1, "b": 2}))
 
 
+def test_a_known_grid_spares_the_image_s_headers_and_is_still_held(case, mask, monkeypatch):
+    opened = open_case(case(mask), data := Data(classes={"a": 1, "b": 2}), class_infos(data.classes))
+    grid = opened.image().geometry
+    monkeypatch.setattr("medseg.io.doors.read_geometry", lambda *_: pytest.fail("the image was read again"))
+    assert np.array_equal(opened.label(grid).labels, mask)
+    affine = grid.affine.copy()
+    affine[0, 3] += 5
+    with pytest.raises(UserError, match=r"5\.00 mm apart"):
+        opened.label(Geometry(grid.shape, affine))
+
+
 def test_a_label_elsewhere_is_not_resampled():
     label = Segmentation(
         np.ones((4, 4, 4), np.uint8), Geometry.from_spacing((4, 4, 4), (1, 1, 1), (100, 0, 0))
