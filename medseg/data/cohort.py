@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medseg.config import ClassSpec, Data
-from medseg.core.atomic import read_json, write_json, write_text
+from medseg.core.atomic import part_prefix, read_json, write_json, write_text
 from medseg.core.errors import UserError, did_you_mean
 from medseg.core.run import RunFolder
 from medseg.core.segmentation import ClassInfo
@@ -280,11 +280,23 @@ def _hash(text: str, key: bytes) -> str:
 
 
 def cohort_key(folder: RunFolder) -> bytes:
-    """The key of a run's hashed names; made on first use, kept in the run folder's private part."""
+    """The key of a run's hashed names; made on first use, kept in the run folder's private part.
+
+    Jobs that begin at the same moment agree on the one that is there first: the names of their cases have to agree.
+    """
     path = folder.private / "key.hex"
     if not path.exists():
-        write_text(path, secrets.token_hex(32) + "\n")
-        os.chmod(path, 0o600)
+        own = path.with_name(f"{part_prefix()}{secrets.token_hex(4)}.hex")
+        write_text(own, secrets.token_hex(32) + "\n")
+        os.chmod(own, 0o600)
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(own, path)
+        finally:
+            own.unlink(missing_ok=True)
     return bytes.fromhex(path.read_text().strip())
 
 

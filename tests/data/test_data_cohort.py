@@ -6,6 +6,7 @@ import pytest
 from medseg.config import Data
 from medseg.core.errors import UserError
 from medseg.core.run import RunFolder
+from medseg.data import cohort as cohort_module
 from medseg.data.cohort import cases_of, cohort_key, find_cases, load_cohort, save_cohort
 from medseg.data.rows import CaseRow, counted
 
@@ -68,6 +69,29 @@ def test_the_key_of_a_run_is_made_once_and_only_the_owner_reads_it(tmp_path):
     assert cohort_key(folder) == cohort_key(folder)
     assert (folder.private / "key.hex").stat().st_mode & 0o077 == 0
     assert cohort_key(RunFolder(tmp_path / "other")) != cohort_key(folder)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_jobs_that_begin_at_the_same_moment_agree_on_the_key(tmp_path, monkeypatch, links):
+    folder, others = RunFolder(tmp_path), []
+    written = cohort_module.write_text
+
+    def meanwhile(path, text):
+        monkeypatch.setattr(cohort_module, "write_text", written)
+        if links:
+            others.append(cohort_key(folder))  # another job, before this one has written its own
+        written(path, text)
+
+    def refused(*names):
+        raise OSError("no links on this file system")
+
+    monkeypatch.setattr(cohort_module, "write_text", meanwhile)
+    if not links:
+        monkeypatch.setattr(cohort_module.os, "link", refused)
+    found = cohort_key(folder)
+    assert [found] * len(others) == others
+    assert cohort_key(folder) == found
+    assert [path.name for path in folder.private.iterdir()] == ["key.hex"]
 
 
 def test_a_run_that_was_not_checked_says_so(tmp_path):

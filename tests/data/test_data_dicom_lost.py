@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,15 @@ def test_a_slice_at_the_end_that_cannot_be_read_is_said(tmp_path, spoil):
         in cohort.notes
     )
     assert len(cohort.rows) == 2
+
+
+def test_a_pipe_and_links_that_lead_nowhere_or_back_are_not_waited_on(tmp_path):
+    study(tmp_path / "one", "ABC")
+    for file in (tmp_path / "one").iterdir():
+        file.rename(file.with_suffix(""))
+    os.mkfifo(tmp_path / "a pipe")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "one" / "again").symlink_to(tmp_path)
+    cohort = find_cases(Data(), tmp_path)
+    assert len(cohort.rows) == 1
+    assert len(cohort.rows[0].images[0]) == 6

@@ -174,6 +174,31 @@ def test_a_series_with_a_damaged_file_is_not_taken_as_if_it_were_whole(tmp_path)
     assert [item.file for item in left] == [files[-1]]
 
 
+@pytest.mark.parametrize("field", ["Rows", "ImagePositionPatient", "PixelSpacing", "PixelData"])
+def test_a_series_whose_last_picture_cannot_be_placed_is_not_taken_as_if_it_were_whole(tmp_path, field):
+    last = made(tmp_path)[-1]
+    header = pydicom.dcmread(last)
+    delattr(header, field)
+    header.save_as(last)
+    series, _ = scan(tmp_path)
+    choice = choose(series, Select.model_validate({}))
+    assert choice.kept == ()
+    assert "1 of its files are damaged" in choice.left_out[0][1]
+
+
+def test_stacks_that_lean_a_little_against_each_other_are_told_apart_by_name(tmp_path):
+    for number, file in enumerate(made(tmp_path)):
+        header = pydicom.dcmread(file)
+        header.ImageOrientationPatient = [1, 0.002 * (number % 2), 0, 0, 1, 0]
+        header.save_as(file)
+    series, _ = scan(tmp_path)
+    assert [one.n_slices for one in series] == [4, 4]
+    assert len({one.key for one in series}) == 2
+    named = choose(series, Select.model_validate({"series": [series[1].id]}))
+    assert [one.files for one in named.kept] == [series[1].files]
+    assert [one.files for one, _ in named.left_out] == [series[0].files]
+
+
 def test_a_regular_series_is_preferred_to_one_with_a_hole_and_a_lone_holed_one_is_kept(tmp_path):
     files = made(tmp_path / "a", series="a")
     files[5].unlink()

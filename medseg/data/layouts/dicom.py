@@ -46,6 +46,8 @@ def looks_like_dicom(root: Path) -> bool:
 
 
 def _has_mark(path: Path) -> bool:
+    if not path.is_file():  # a pipe would be waited on for ever
+        return False
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

@@ -14,8 +14,6 @@ from medseg.io.dicom.read_seg import by_name
 from medseg.io.dicom.stacks import Stack
 
 CENTROID_ALLOWED_MM = 0.1
-LONGEST_LABEL = 64
-"""What DICOM's long strings hold."""
 
 
 def require_same(
@@ -26,7 +24,7 @@ def require_same(
     found, found_places = _measured_back(back)
     names = by_name(back.classes)
     for number, info in enumerate(infos):
-        at = names.get(info.name[:LONGEST_LABEL])
+        at = names.get(info.name)
         count = 0 if at is None else int(found[at])
         if at is None or count != int(meant[number]):
             raise UserError(

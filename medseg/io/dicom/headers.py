@@ -29,6 +29,7 @@ UNCOMPRESSED = frozenset(
     ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 )
 DEFLATED = "1.2.840.10008.1.2.1.99"
+RLE = "1.2.840.10008.1.2.5"
 SEGMENTATION_CLASSES = frozenset(("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"))
 PROJECTIONS = frozenset(("CR", "DX", "MG", "RG", "PX", "IO"))
 """Modalities of films: one picture, no place in space."""
@@ -294,6 +295,8 @@ def _refuse_damage(header: Dataset, path: Path) -> None:
     syntax = str(getattr(header.file_meta, "TransferSyntaxUID", ""))
     if not syntax and path.suffix == "":
         syntax = "1.2.840.10008.1.2"
+    if syntax in UNCOMPRESSED or syntax == RLE:
+        _refuse_shifted(header)
     if syntax in UNCOMPRESSED and syntax != DEFLATED:
         if known["present"] < max(claimed, known["declared"]):
             missing = max(claimed, known["declared"]) - known["present"]
@@ -303,6 +306,16 @@ def _refuse_damage(header: Dataset, path: Path) -> None:
     elif claimed > known["present"] * MOST_CODECS_EXPAND + 2**20:
         raise NotASlice(
             f"claims {in_words(claimed)} of pixels, the file has {in_words(known['present'])}", header
+        )
+
+
+def _refuse_shifted(header: Dataset) -> None:
+    """Values that do not begin at the lowest bit: DICOM allowed them once, and some headers only say so."""
+    high, bits = whole(header, "HighBit"), whole(header, "BitsStored")
+    if high is not None and bits is not None and high != bits - 1:
+        raise NotASlice(
+            f"its header says that {bits} bits end at bit {high}, so where its values lie is not known",
+            header,
         )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Segmentation
+from medseg.io.dicom.class_names import labelled
 from medseg.io.dicom.read_seg import place_on
 from medseg.io.dicom.stacks import Stack, geometry_of
 
@@ -20,20 +21,20 @@ def empty_classes(seg: Segmentation) -> tuple[str, ...]:
 
 
 def masks_on(seg: Segmentation, stack: Stack) -> tuple[npt.NDArray[Any], tuple[ClassInfo, ...]]:
-    """What each source picture shows, in the order of the stack, and the classes that have voxels there.
+    """What each source picture shows, in the order of the stack, and the classes that have voxels there, `labelled`.
 
     (slices, rows, columns) of segment numbers 1..N, or (slices, rows, columns, N) of 0 and 1 where classes overlap.
     """
-    placed = _on_stack(seg, stack)
+    placed = _on_stack(replace(seg, classes=labelled(seg.classes)), stack)
     present = _present(placed.labels) if placed.regions is None else None
     infos = [
         info
-        for n, info in enumerate(seg.classes)
+        for n, info in enumerate(placed.classes)
         if (placed.mask(n).any() if present is None else info.index < len(present) and present[info.index])
     ]
     if present is None or placed.regions is not None:
         assert placed.regions is not None
-        keep = [n for n, info in enumerate(seg.classes) if info in infos]
+        keep = [n for n, info in enumerate(placed.classes) if info in infos]
         return placed.regions[keep].transpose(3, 2, 1, 0).astype(np.uint8), tuple(infos)
     table = np.zeros(len(present), dtype=np.uint8 if len(infos) < 255 else np.uint16)
     for number, info in enumerate(infos):

@@ -15,7 +15,7 @@ from medseg.core.errors import UserError
 from medseg.core.machine import cores
 from medseg.io.dicom.decode import decoded_frames, decoding_failed
 from medseg.io.dicom.decoder import name_syntax
-from medseg.io.dicom.headers import PROJECTIONS, UNCOMPRESSED, Slice, Stored, damage_in_words
+from medseg.io.dicom.headers import PROJECTIONS, RLE, UNCOMPRESSED, Slice, Stored, damage_in_words
 from medseg.io.layout import HU_IN_DOUBT
 from medseg.io.sizes import refuse_oversize
 
@@ -23,19 +23,27 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MOST_READERS = 8
-RLE = "1.2.840.10008.1.2.5"
 AIR_HU = -1024
+HIGHEST_HU = 30710
+"""Top of the extended CT scale: nothing in a patient or of metal lies above."""
+
+NO_HU = frozenset(("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"))
+"""What RescaleType says of maps that are computed from a CT: densities, atomic numbers, shares."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rescale:
-    """stored * slope + intercept, and what lies outside the field of view. said: the header has both and no slope 0."""
+    """stored * slope + intercept, and what lies outside the field of view.
+
+    said: the header has both and no slope 0. unit: what the values are in by RescaleType, where it is one of NO_HU.
+    """
 
     slope: float
     intercept: float
     padding: int | None
     padding_limit: int | None
     said: bool = True
+    unit: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -126,6 +134,7 @@ def rescale_of(dataset: Any, groups: Any = None) -> Rescale:
         None if padding is None else int(padding),
         None if limit is None else int(limit),
         said,
+        unit if (unit := str(table.get("RescaleType") or "").strip()) in NO_HU else "",
     )
 
 
@@ -191,6 +200,8 @@ def _assembled(
     notes = [f"{padded} voxels outside the field of view set to {AIR_HU} HU"] if padded else []
     if first.modality == "CT" and (silent := sum(not r.said for r in rescales)):
         notes.append(f"{silent} of {len(rescales)} slices do not say how to rescale them: {HU_IN_DOUBT}")
+    if first.modality == "CT" and (units := {r.unit for r in rescales} - {""}):
+        notes.append(f"the header says that the values are {', '.join(sorted(units))}, not HU: {HU_IN_DOUBT}")
     if len({(r.slope, r.intercept) for r in rescales}) > 1:
         notes.append("rescale values differ from slice to slice; each slice was rescaled by its own")
     return stack.transpose(2, 1, 0), tuple(notes)
@@ -201,12 +212,15 @@ def _is_short(pixels: npt.NDArray[Any]) -> bool:
 
 
 def _mask_padding(values: npt.NDArray[Any], pixels: npt.NDArray[Any], rescale: Rescale) -> int:
-    """Sets padding that lies below air to air, in place; returns how many voxels."""
+    """Sets padding that no tissue has to air, in place; returns how many voxels.
+
+    Headers may give the value with the other sign than the pixels have (63536 for -2000): the bits count.
+    """
     if rescale.padding is None:
         return 0
     limit = rescale.padding if rescale.padding_limit is None else rescale.padding_limit
-    low, high = sorted((rescale.padding, limit))
-    outside = (pixels >= low) & (pixels <= high) & (values < AIR_HU)
+    low, high = sorted(np.array([rescale.padding, limit]).astype(pixels.dtype))
+    outside = (pixels >= low) & (pixels <= high) & ((values < AIR_HU) | (values > HIGHEST_HU))
     values[outside] = AIR_HU
     return int(np.count_nonzero(outside))
 

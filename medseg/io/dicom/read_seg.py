@@ -13,16 +13,17 @@ import numpy.typing as npt
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Code, Segmentation, default_colour, paint
+from medseg.io.dicom.class_names import match
 from medseg.io.dicom.colour import to_rgb
 from medseg.io.dicom.decode import decoded_frames, decoding_failed
 from medseg.io.dicom.headers import (
+    RLE,
     SEGMENTATION_CLASSES,
     UNCOMPRESSED,
     NotASlice,
     damage_in_words,
     read_header,
 )
-from medseg.io.dicom.pixels import RLE
 from medseg.io.sizes import refuse_oversize
 
 if TYPE_CHECKING:
@@ -139,25 +140,6 @@ def in_classes(seg: Segmentation, classes: Sequence[ClassInfo]) -> Segmentation:
         for number, info in enumerate(seg.classes):
             regions[places[info.index] or 0] |= seg.regions[number]
     return replace(seg, labels=labels, classes=tuple(classes), regions=regions)
-
-
-def match(segment: ClassInfo, classes: Sequence[ClassInfo]) -> int | None:
-    """The position of the class that a segment stands for, or None."""
-    for number, info in enumerate(classes):
-        if info.name[: len(segment.name)].casefold() == segment.name.casefold() and (
-            len(info.name) == len(segment.name) or len(segment.name) == 64
-        ):
-            return number
-    if segment.code is None:
-        return None
-    same = [
-        number
-        for number, info in enumerate(classes)
-        if info.code and (info.code.scheme, info.code.value) == (segment.code.scheme, segment.code.value)
-    ]
-    sided = [n for n in same if classes[n].laterality == segment.laterality]
-    found = sided if len(sided) == 1 else same
-    return found[0] if len(found) == 1 else None
 
 
 def _alignment(ours: Geometry, grid: Geometry) -> tuple[list[int], list[int], list[int]] | None:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from medseg.core.atomic import atomic_path
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo, Segmentation
+from medseg.io.dicom.class_names import LONGEST_LABEL, long_string, to_unicode
 from medseg.io.dicom.colour import to_cielab
-from medseg.io.dicom.compare import CENTROID_ALLOWED_MM, LONGEST_LABEL, measured_on, moments
+from medseg.io.dicom.compare import CENTROID_ALLOWED_MM, measured_on, moments
 from medseg.io.dicom.contours import Ring, outlines
 from medseg.io.dicom.on_stack import masks_on
 from medseg.io.dicom.read import read_stack
@@ -91,6 +92,7 @@ def _structure_set(
     if not version:
         from medseg import __version__ as version
     source = dcmread(stack.first.path, stop_before_pixels=True, force=True)
+    to_unicode(source)
     made = _header(source, stack, algorithm, version)
     frame = made.FrameOfReferenceUID
     made.ReferencedFrameOfReferenceSequence = Items([_referenced(stack, frame)])
@@ -167,7 +169,7 @@ def _structure(info: ClassInfo, number: int, frame: str, algorithm: str) -> Data
     item = Dataset()
     item.ROINumber = number
     item.ReferencedFrameOfReferenceUID = frame
-    item.ROIName = info.name[:LONGEST_LABEL]
+    item.ROIName = info.name
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = algorithm[:LONGEST_LABEL]
     return item
@@ -229,10 +231,10 @@ def _observed(info: ClassInfo, number: int) -> Dataset:
     code = Dataset()
     if info.code is None:
         code.CodeValue, code.CodingSchemeDesignator = f"C{info.index}", PRIVATE_SCHEME
-        code.CodeMeaning = info.name[:LONGEST_LABEL]
+        code.CodeMeaning = info.name
     else:
         code.CodeValue, code.CodingSchemeDesignator = info.code.value, info.code.scheme
-        code.CodeMeaning = info.code.meaning[:LONGEST_LABEL]
+        code.CodeMeaning = long_string(info.code.meaning)
     item = Dataset()
     item.ObservationNumber = item.ReferencedROINumber = number
     item.ROIObservationLabel = info.name[:16]
@@ -249,7 +251,7 @@ def _compare(
     from pydicom import dcmread
 
     found = structures_of(dcmread(part), where)
-    if [s.info.name for s in found] != [info.name[:LONGEST_LABEL] for info in infos]:
+    if [s.info.name for s in found] != [info.name for info in infos]:
         raise UserError("the structures came back under other names; the file was not kept", where)
     meant, places = measured_on(stack, masks, len(infos))
     for number, structure in enumerate(found):

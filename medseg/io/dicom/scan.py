@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from medseg.core.machine import cores
@@ -19,6 +20,9 @@ from medseg.io.dicom.stacks import split
 __all__ = ["Choice", "LeftOut", "Series", "SeriesTie", "choose", "files_below", "scan", "scan_files"]
 
 MOST_READERS = 8
+DAMAGE = ("short", "claims", "no pixels", "is missing", "no position", "no pixel spacing", "its header says")
+"""Words of the reasons that leave out a picture which its series lacks then; what never was one has other reasons."""
+
 INDEX_NAMES = frozenset(("DICOMDIR",))
 
 
@@ -53,7 +57,7 @@ def scan_files(files: Sequence[Path], spacing_tolerance: float = 0.01) -> tuple[
             used = {s.path for s in stack.slices}
             groups[key] = [s for s in groups[key] if s.path not in used]
         left += [_copy(s) for s in groups[key]]
-    series = _one_volume_a_file(_holed(series, left))
+    series = _one_volume_a_file(_holed(_each_its_key(series), left))
     return sorted(series, key=lambda s: s.key), left
 
 
@@ -88,11 +92,22 @@ def _copy(one: Slice) -> LeftOut:
     )
 
 
+def _each_its_key(series: Sequence[Series]) -> list[Series]:
+    """Stacks of one series that lean against each other by less than their keys say get keys of their own."""
+    out: dict[tuple[str, str], Series] = {}
+    for one in series:
+        uid, name = one.key
+        while (uid, name) in out:
+            name = sha256(f"{name} again".encode()).hexdigest()[:8]
+        out[uid, name] = replace(one, key=(uid, name))
+    return list(out.values())
+
+
 def _holed(series: list[Series], left: Sequence[LeftOut]) -> list[Series]:
-    """Marks series that have files with damaged pixels."""
+    """Marks series that have files which are no pictures any more: at an end of a series no gap would tell."""
     damaged: dict[str, list[LeftOut]] = defaultdict(list)
     for one in left:
-        if one.series_uid and ("short" in one.reason or "claims" in one.reason):
+        if one.series_uid and any(word in one.reason for word in DAMAGE):
             damaged[one.series_uid].append(one)
     out = []
     for one_series in series:

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from medseg.core.atomic import atomic_path
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo, Segmentation
+from medseg.io.dicom.class_names import LONGEST_LABEL, labelled, long_string, to_unicode
 from medseg.io.dicom.colour import to_cielab
-from medseg.io.dicom.compare import LONGEST_LABEL, require_same
+from medseg.io.dicom.compare import require_same
 from medseg.io.dicom.on_stack import empty_classes, masks_on, pictures_on
 from medseg.io.dicom.read import read_stack
 from medseg.io.dicom.read_seg import EXPLICIT_LITTLE, read_seg
@@ -106,7 +107,7 @@ def write_fractions(
     stack = read_stack(source_files)
     frames = Fractions()
     infos = []
-    for position, info in enumerate(seg.classes):
+    for position, info in enumerate(labelled(seg.classes)):
         levels = np.rint(np.clip(chance(position), 0, 1) * 255).astype(np.uint8)
         if levels.any():
             infos.append(info)
@@ -139,6 +140,7 @@ def _sources(stack: Stack) -> list[Dataset]:
                     path.name,
                     "what took names away has emptied it; write nifti or nrrd instead",
                 )
+    to_unicode(headers[0])  # of the others only the UIDs are taken
     return headers
 
 
@@ -222,13 +224,13 @@ def _segment(info: ClassInfo, number: int, algorithm: str, version: str) -> Segm
 
     category = CodedConcept("123037004", "SCT", "Anatomical Structure")
     if info.code is None:
-        kind = CodedConcept(f"C{info.index}", PRIVATE_SCHEME, info.name[:LONGEST_LABEL])
+        kind = CodedConcept(f"C{info.index}", PRIVATE_SCHEME, info.name)
     else:
-        kind = CodedConcept(info.code.value, info.code.scheme, info.code.meaning[:LONGEST_LABEL])
+        kind = CodedConcept(info.code.value, info.code.scheme, long_string(info.code.meaning))
     lightness, a, b = to_cielab(info.colour)
     return SegmentDescription(
         segment_number=number,
-        segment_label=info.name[:LONGEST_LABEL],
+        segment_label=info.name,
         segmented_property_category=category,
         segmented_property_type=kind,
         algorithm_type="AUTOMATIC",
@@ -238,7 +240,7 @@ def _segment(info: ClassInfo, number: int, algorithm: str, version: str) -> Segm
             family=CodedConcept("123110", "DCM", "Artificial Intelligence"),
         ),
         tracking_uid=hd.UID(),
-        tracking_id=info.name[:LONGEST_LABEL],
+        tracking_id=info.name,
         display_color=CIELabColor(lightness / 655.35, max(-128.0, a / 257 - 128), max(-128.0, b / 257 - 128)),
     )
 

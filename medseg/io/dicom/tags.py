@@ -17,10 +17,10 @@ TAGS = [
     "AcquisitionNumber", "AcquisitionTime", "AcquisitionDateTime", "ContentTime", "TemporalPositionIdentifier",
     "TemporalPositionIndex", "TriggerTime", "EchoNumbers", "EchoTime", "DiffusionBValue", "InversionTime",
     "ConvolutionKernel", "ContrastBolusAgent", "SeriesNumber", "SliceLocation", "FrameReferenceTime",
-    "NominalPercentageOfCardiacPhase", "RescaleType", "PixelPaddingRangeLimit",
+    "NominalPercentageOfCardiacPhase", "RescaleType", "PixelPaddingRangeLimit", "HighBit",
 ]  # fmt: skip
 
-RESCALE = ("RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit")
+RESCALE = ("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit")
 
 DISTINGUISHING = {
     "AcquisitionNumber": "acquisition",
