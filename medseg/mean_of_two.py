@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg import cross_validation
+from medseg import cross_validation, two_stages
 from medseg.config import Pipeline
 from medseg.core.atomic import atomic_path
 from medseg.core.errors import UserError
@@ -53,7 +53,9 @@ def found_pairs(pipeline: Pipeline, root: RunFolder) -> Iterator[tuple[Pair, lis
     """
     systems = {system.slug: system for system in pipeline.systems}
     for name, first, second in pairs_of(pipeline):
-        one = pipeline.for_system(systems[first])
+        # A pair with a cascade predicts with its out-of-fold masks; the first and the second may be one.
+        both = [two_stages.settings_of(pipeline, systems[each], root) for each in (first, second)]
+        one = next((each for each in both if each.ingest.previous is not None), both[0])
         pair = Pair(name, one, root.system(name), root.system(first), root.system(second))
         members = [m for m in cross_validation.members_of(one, pair.base) if _is_ready(pair, m)]
         if not members:

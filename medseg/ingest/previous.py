@@ -100,6 +100,17 @@ def masks_of(run: str) -> dict[str, Mask]:
     return found
 
 
+def out_of_fold_masks(run: str) -> dict[str, Mask]:
+    """Hash of an image's bytes -> the mask by a member of the earlier cross-validation that has not seen the image.
+
+    The joined model, which draws the masks of new cases, has learnt from those images: with its masks the scores of a
+    second stage would flatter.
+    """
+    members = {member.predictions for member in earlier_run(run).finished_folds()}
+    found = masks_of(run).items()
+    return {content: mask for content, mask in found if mask.path.parent in members and not mask.seen}
+
+
 def digest_of(run: str) -> str:
     """Changes with the earlier run's model and with the cases that it has predicted."""
     from medseg.model.facts import load_facts

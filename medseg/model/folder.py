@@ -307,7 +307,7 @@ def check_files(folder: Path, expected: set[str]) -> None:
                 "move it elsewhere: a model folder holds nothing that medseg did not write",
             )
     for name in sorted(expected):
-        if not (folder / name).exists():
+        if not ((folder / name).is_file() or (folder / name).is_dir()):  # nor a pipe, which never ends
             raise UserError(
                 f"expected {name}, found no such file", str(folder), "the folder is incomplete; copy it again"
             )

@@ -58,7 +58,8 @@ class Predictor:
     before: the choice that earlier results of the same folder were made with. cases: how many images are to come,
     about. half_sums: see `windows.Cut`; set where memory is short. sums_in_ram: add up logits in main memory although
     the network runs on a GPU, because its memory is too small; only_in_ram: whatever is free. batch_size: windows
-    computed at once, 0 for what the settings say; see `retreat`. along: see `windows.Cut`.
+    computed at once, 0 for what the settings say; see `retreat`. along: see `windows.Cut`. drawn: the mask of a
+    cascade's earlier stage for the image at hand, where it is there already; None: it is drawn.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Predictor:
     cases: int = 1
     before: Choice | None = None
     choice: Choice | None = None
+    drawn: Segmentation | None = field(default=None, repr=False)
     prepare: SharedPreparation | None = field(default=None, repr=False)
     confidence: dict[str, Any] = field(default_factory=dict, repr=False)
     _run: Any = field(default=None, repr=False)
@@ -184,7 +186,9 @@ class Predictor:
         """The image as the network sees it; in a cascade with the masks of the earlier stage, which are drawn now."""
         from medseg.ingest.prepare import prepare_image
 
-        drawn = None if self.earlier is None else self.earlier.segment(image)
+        drawn = self.drawn
+        if drawn is None and self.earlier is not None:
+            drawn = self.earlier.segment(image)
         prepared = (self.prepare or prepare_image)(image, self.model.plan)
         if drawn is None:
             return prepared

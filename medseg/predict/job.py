@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medseg.config_types import Prompts
     from medseg.core.segmentation import ClassInfo
     from medseg.data.rows import CaseRow
+    from medseg.ingest.previous import Mask
     from medseg.predict.prompts import Hints
 
 
@@ -63,7 +64,8 @@ class Job:
     settings_hash: equal hash, equal masks. budget: bytes that the process may use. journal: where it is noted at once
     what became of each case, under the name `system`; None: nowhere. expected: how many cases this folder will come
     to, about, where that is more than those of this call: it decides which engine pays. earlier_window_bytes: of a
-    cascade's earlier stage.
+    cascade's earlier stage. masks: of that stage, by the hash of an image's bytes, for cases that its joined model has
+    learnt from.
     """
 
     predictor: Predictor
@@ -80,6 +82,16 @@ class Job:
     journal: Path | None = None
     system: str = ""
     expected: int = 0
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+
+    def hand_mask(self, content: str) -> None:
+        """Gives the predictor the mask of a cascade's earlier stage, for a case whose mask may not be drawn now."""
+        from medseg.ingest.previous import read_mask
+
+        mask = self.masks.get(content)
+        for part in self.predictor.parts or (self.predictor,):
+            previous = part.model.plan.previous
+            part.drawn = None if mask is None or previous is None else read_mask(mask, previous)
 
     def facts(self, content: str) -> dict[str, str]:
         """What a complete case of this job has in its JSON."""

@@ -7,7 +7,6 @@ does a share of the cases has a journal of its own, since SQLite does not belong
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -141,13 +140,25 @@ def _rows(out: Path, failed: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _row(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the JSON of a case says, and whether its masks are still those that it speaks of."""
+    from medseg.predict.outputs import sha256_of
+
     files = [name for name in facts["files"] if (out / name).is_file()]
+    hashes = {name: sha256_of(out / name) for name in files}
+    written = dict(zip(facts["files"], facts.get("sha256") or ()))
+    flags = [*facts.get("flags", []), *(f"{name} is gone" for name in facts["files"] if name not in hashes)]
+    flags += [
+        f"{name} is not as it was written"
+        for name in files
+        if written.get(name, hashes[name]) != hashes[name]
+    ]
     return {
         **{key: facts.get(key) for key in COLUMNS},
-        "state": "review" if facts.get("flags") else "done",
-        "reason": "; ".join(facts.get("flags", [])),
+        "state": "review" if flags else "done",
+        "reason": "; ".join(flags),
+        "flags": flags,
         "files": files,
-        "sha256": [_sha256(out / name) for name in files],
+        "sha256": list(hashes.values()),
         "bytes": sum((out / name).stat().st_size for name in files),
     }
 
@@ -173,8 +184,3 @@ def _flat(value: Any) -> Any:
 
 def _volumes(row: Mapping[str, Any]) -> dict[str, float | None]:
     return {f"{name} ml": volume for name, volume in (row.get("volumes_ml") or {}).items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -175,6 +175,7 @@ def _computed(job: Job, place: int, task: Task, found: Read, tick: Tick) -> Made
 
         def attempt() -> Segmentation:
             _announce(job, image, task)
+            job.hand_mask(found.contents[place])
             return job.predictor.segment(image, tick, sink, found.prompt)
 
         with watch_memory() as trace:
@@ -200,9 +201,9 @@ def _advance(bar: Progress, begun: float, jobs: int, done: int, total: int) -> N
 
 
 def _written(job: Job, task: Task, content: str, made: Made) -> None:
-    """Writes masks, then the JSON that makes the case complete."""
+    """Writes masks in place of all earlier ones of the case, then the JSON that makes it complete."""
     image, seg, plan = made.image, made.seg, job.predictor.model.plan
-    outputs.sidecar(job.out, task.case).unlink(missing_ok=True)
+    outputs.discard(job.out, task.case)
     names, troubles = outputs.write_masks(seg, image, task.case, made.cost["formats"], job.out)
     if made.chances is not None:
         background = plan.background and not plan.overlapping
@@ -244,6 +245,10 @@ def _prepare_budget(job: Job) -> None:
     predictor = job.predictor
     if predictor.model.net is not None and not job.window_bytes:
         parts = predictor.parts or (predictor,)
+        for plan in (part.model.plan for part in parts):
+            least = 4 * prod(plan.patch_size) * plan.in_channels
+            size = "x".join(map(str, plan.patch_size))
+            memory.require_fit(least, job.budget, "the model", f"one window of {size} voxels")
         job.window_bytes = max(map(_window_bytes, parts)) + memory.engine_bytes(job.settings.engine)
         earlier = [one for part in parts if part.earlier for one in part.earlier.parts or (part.earlier,)]
         drawing = [_window_bytes(one) for one in earlier if one.model.net is not None]

@@ -32,6 +32,12 @@ SAME_MASK = ("overlap", "flips", "write", "probabilities", "keep_largest", "fill
              "postprocessing", "engine", "skip_air", "guided_filter")  # fmt: skip
 """Settings that decide what is written."""
 
+OWN_FOLDERS = ("manifest", "private", "probabilities")
+"""What no class may call the folder of its masks."""
+
+LONGEST_FOLDER = 120
+"""Bytes of a class's name that its folder keeps: file systems take 255."""
+
 
 def formats_for(image: Image, settings: Predict) -> list[str]:
     """The formats of a case's masks. Raises UserError for a format that cannot hold it."""
@@ -63,6 +69,20 @@ def file_name(case: str) -> str:
     return "".join("_" if c in '/\\:*?"<>|' else c for c in case)
 
 
+def class_folders(classes: Sequence[ClassInfo]) -> list[str]:
+    """The name of a folder for each class: it leads nowhere else, no two share one, and none is a folder of medseg's own."""
+    found: list[str] = []
+    taken = set(OWN_FOLDERS)
+    for info in classes:
+        name = "".join(c if c.isprintable() else "_" for c in file_name(info.name))
+        name = name.encode()[:LONGEST_FOLDER].decode(errors="ignore").strip(" .") or "class"
+        while name.casefold() in taken:
+            name += f"-{info.index}"
+        taken.add(name.casefold())
+        found.append(name)
+    return found
+
+
 def mask_names(
     case: str, formats: Sequence[str], seg_classes: Sequence[ClassInfo], overlapping: bool
 ) -> list[str]:
@@ -71,7 +91,7 @@ def mask_names(
     for kind in (kind for kind in formats if kind in ENDINGS):
         name = file_name(case) + ENDINGS[kind]
         if overlapping and kind not in ON_SERIES:
-            names += [f"{file_name(info.name)}/{name}" for info in seg_classes]
+            names += [f"{folder}/{name}" for folder in class_folders(seg_classes)]
         else:
             names.append(name)
     return names
@@ -99,7 +119,7 @@ def write_masks(
             elif seg.regions is None:
                 write_segmentation(seg, out / name, image)
             else:
-                position = [file_name(info.name) for info in seg.classes].index(name.split("/")[0])
+                position = class_folders(seg.classes).index(name.split("/")[0])
                 write_segmentation(_one_class(seg, position), out / name, image)
             names.append(name)
     return names, troubles
@@ -180,8 +200,8 @@ class ProbabilityFile:
 
         ending = ".nii.gz" if image.geometry.ndim == 3 else ".tif"
         names = []
-        for position, info in enumerate(seg.classes):
-            name = f"probabilities/{file_name(info.name)}/{file_name(case)}{ending}"
+        for position, folder in enumerate(class_folders(seg.classes)):
+            name = f"probabilities/{folder}/{file_name(case)}{ending}"
             write_array(self.channel(position + background, 0.0), seg.geometry, out / name, image)
             names.append(name)
         if "dicom_fractional" in formats:
@@ -224,8 +244,15 @@ def sidecar(out: Path, case: str) -> Path:
 
 
 def write_sidecar(out: Path, case: str, facts: Mapping[str, Any]) -> None:
-    """Writes the facts last of all: a case with them is complete."""
-    write_json(sidecar(out, case), {"case": case, **facts})
+    """Writes the facts last of all, with the hashes of the masks: a case with them is complete."""
+    hashes = [sha256_of(out / name) for name in facts["files"]]
+    write_json(sidecar(out, case), {"case": case, **facts, "sha256": hashes})
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_sidecar(out: Path, case: str) -> dict[str, Any]:
@@ -247,11 +274,11 @@ def is_complete(out: Path, case: str, facts: Mapping[str, str]) -> bool:
 
 
 def discard(out: Path, case: str) -> None:
-    """Removes what an earlier prediction of a case left behind, its JSON first."""
-    found = read_sidecar(out, case)
+    """Removes what an earlier prediction of a case left behind, its JSON last: what it does not name stays for ever."""
+    for name in read_sidecar(out, case).get("files", []):
+        if (out / name).resolve().is_relative_to(out.resolve()):
+            (out / name).unlink(missing_ok=True)
     sidecar(out, case).unlink(missing_ok=True)
-    for name in found.get("files", []):
-        (out / name).unlink(missing_ok=True)
 
 
 def refuse_others_files(out: Path, cases: Sequence[str], inputs: Iterable[str]) -> None:

@@ -46,20 +46,20 @@ class Share:
     def of(self, tasks: Sequence[Task], *outs: Path) -> list[Task]:
         """The tasks of this call. outs: where masks go; with `only`, a case counts that failed in one of them.
 
-        Raises UserError when nothing failed before and `only` asks for that.
+        A case is in the same share whatever the other jobs have done meanwhile. Raises UserError when nothing failed
+        before and `only` asks for that.
         """
         from medseg.predict.manifest import failed_before
 
-        chosen = list(tasks)
+        number, count = self.parts
+        chosen = list(tasks)[number - 1 :: count]
         if self.only:
             failed = {case for out in outs for case in failed_before(out)}
-            chosen = [task for task in chosen if task.case in failed]
-            if not chosen:
+            if not failed.intersection(task.case for task in tasks) and count == 1:
                 raise UserError(
                     "no case failed before", str(outs[0]), "leave out --only failed to do all cases"
                 )
-        number, count = self.parts
-        chosen = chosen[number - 1 :: count]
+            chosen = [task for task in chosen if task.case in failed]
         if self.trial and len(chosen) > self.trial:
             step = len(chosen) / self.trial
             chosen = [chosen[int((i + 0.5) * step)] for i in range(self.trial)]

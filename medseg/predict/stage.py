@@ -14,6 +14,7 @@ from medseg.core.run import Result, RunFolder
 from medseg.predict.spread import Order
 
 if TYPE_CHECKING:
+    from medseg.ingest.previous import Mask
     from medseg.predict.job import Job, Task
 
 KEYS = ("data", "predict")
@@ -26,7 +27,19 @@ def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
     from medseg.model.facts import load_facts
 
     facts = load_facts(model_folder(pipeline, folder))
-    return str(facts["hash"]) + _prompts(pipeline, folder, facts)
+    return str(facts["hash"]) + _prompts(pipeline, folder, facts) + ("masks" if _held_out(pipeline) else "")
+
+
+def _held_out(pipeline: Pipeline) -> dict[str, Mask]:
+    """Masks of a cascade's earlier stage by models that have not seen their case, for scores that do not flatter.
+
+    A model that was given says nothing of the run that its earlier stage was made in.
+    """
+    if pipeline.predict.model is not None or pipeline.ingest.previous is None:
+        return {}
+    from medseg.ingest.previous import out_of_fold_masks
+
+    return out_of_fold_masks(pipeline.ingest.previous)
 
 
 def _prompts(pipeline: Pipeline, folder: RunFolder, facts: Mapping[str, Any]) -> str:
@@ -144,12 +157,14 @@ def open_job(pipeline: Pipeline, models: Sequence[Path], out: Path) -> Job:
         device = chosen.name
         say(f"  device: {chosen.reason}")
     model = load_models(models, device)
+    masks = _held_out(pipeline)
     return Job(
         predictor_of(model, pipeline.predict),
         out,
         pipeline.predict,
-        settings_digest(pipeline.predict, pipeline.data),
+        settings_digest(pipeline.predict, pipeline.data) + ("-out-of-fold" if masks else ""),
         budget_bytes(pipeline.compute),
+        masks=masks,
     )
 
 

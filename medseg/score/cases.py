@@ -17,7 +17,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo, Segmentation, paint
 from medseg.io.names import suffix_of
 from medseg.metrics.case import Row, Scoring, score_case
-from medseg.predict.outputs import file_name
+from medseg.predict.outputs import class_folders
 
 __all__ = ["Row", "Scoring", "format_rank", "read_prediction", "score_case", "sidecars"]
 
@@ -55,10 +55,8 @@ def read_prediction(
         files = [predictions / name for name in masks if "/" not in name]
         return read_segmentation(_preferred(files, f"case {facts['case']}"), tuple(classes), onto)
     regions, geometry = [], None
-    for info in classes:
-        own = [
-            predictions / name for name in masks if name.split("/")[0] == file_name(info.name) and "/" in name
-        ]
+    for info, folder in zip(classes, class_folders(classes), strict=True):
+        own = [predictions / name for name in masks if name.split("/")[0] == folder and "/" in name]
         part = read_segmentation(_preferred(own, f"case {facts['case']}, class {info.name}"), (), onto)
         regions.append(part.labels > 0)
         geometry = part.geometry

@@ -58,6 +58,7 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
         if reasons:
             scored.review[case] = list(reasons)
     facts = facts_of(pipeline, scored, predicted)
+    facts["trained_on"] = sorted(_trained_on(pipeline, folder, scored.rows))
     if pipeline.train.several and folder.folds_json.exists():  # the test cases of a cross-validated run
         facts["folds"] = read_json(folder.folds_json)["folds"]
     write_table(scored.rows, folder.scores_table)
@@ -152,6 +153,18 @@ def _score_all(
     return scored
 
 
+def _trained_on(pipeline: Pipeline, folder: RunFolder, rows: Sequence[Row]) -> set[str]:
+    """Cases that the model of this run has learnt from: their scores say nothing about new ones."""
+    if pipeline.predict.model is not None or not (folder.model / "model.json").is_file():
+        return set()
+    from medseg.model.facts import load_facts
+
+    facts = load_facts(folder.model)
+    if facts["kind"] == "classical" and not facts.get("training"):
+        return set()
+    return {row["case"] for row in rows if row["split"] == "train"}
+
+
 def _failed_before(folder: RunFolder) -> dict[str, str]:
     """Cases whose prediction failed: they have no score, and are counted."""
     return dict(folder.steps_done().get("predict", {}).get("result", {}).get("failed", {}))
@@ -194,7 +207,9 @@ def _line(facts: Mapping[str, Any]) -> str:
     spread = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
     mean = "" if dice is None else f": mean Dice {dice:.3f}{spread}"
     missed = f", {facts['misses']} missed structures" if facts["misses"] else ""
-    return f"{done} cases scored{against}{mean}{missed}, {facts['cases']['review']} to look at"
+    learnt = len(facts["trained_on"])
+    which = "" if not learnt else f" (the model has learnt from {learnt} of them: no measure of new cases)"
+    return f"{done} cases scored{which}{against}{mean}{missed}, {facts['cases']['review']} to look at"
 
 
 def write_table(rows: Sequence[Row], path: Path, more: Sequence[str] = ()) -> None:

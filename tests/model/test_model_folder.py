@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -243,6 +244,12 @@ def test_missing_parts_are_named(saved: Path, tmp_path: Path) -> None:
     (saved / "model.json").unlink()
     (saved / "checkpoint_final.pth").write_bytes(b"x")
     assert "expected model.json in the model folder, found checkpoint_final.pth" in refused(saved)
+
+
+def test_a_pipe_named_as_weights_is_not_waited_on(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    os.mkfifo(saved / "model.safetensors")
+    assert "expected model.safetensors, found no such file" in refused(saved)
 
 
 def test_an_unknown_format_is_refused(saved: Path) -> None:

@@ -216,6 +216,13 @@ def test_a_case_that_does_not_fit_into_memory_is_refused_with_numbers(model: Pat
     assert "GB of memory, 0.02 GB may be used" in str(caught.value)
 
 
+def test_a_model_whose_window_alone_is_too_large_is_refused_before_one_is_made(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "m", patch_size=[65536, 65536, 65536])
+    image = save_image(tmp_path / "scan.nii.gz")
+    with pytest.raises(UserError, match="one window of 65536x65536x65536 voxels"):
+        predict_folder(folder, image, tmp_path / "out", settings())
+
+
 def test_nothing_is_asked_of_the_network(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

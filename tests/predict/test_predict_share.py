@@ -187,6 +187,24 @@ def test_only_failed_does_what_failed_and_nothing_else(model: Path, cohort: Path
         predict_folder(model, cohort, out, settings(), Share(only="failed"))
 
 
+def test_shares_of_what_failed_are_the_same_whatever_other_jobs_have_done(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    out, bad = tmp_path / "out", [cohort / f"case{number}.nii.gz" for number in (1, 3, 4)]
+    good = [path.read_bytes() for path in bad]
+    for path in bad:
+        path.write_bytes(b"damaged")
+    predict_folder(model, cohort, out, settings())
+    for path, content in zip(bad, good):
+        path.write_bytes(content)
+    first, second = (
+        predict_folder(model, cohort, out, settings(), Share(only="failed", shard=f"{number}/2"))
+        for number in (1, 2)
+    )
+    assert (first.details["new"], second.details["new"]) == (1, 2)
+    assert list(csv.DictReader((out / "manifest" / "failed.csv").open())) == []
+
+
 def test_a_trial_says_what_the_cohort_will_cost(model: Path, cohort: Path, tmp_path: Path) -> None:
     result = predict_folder(model, cohort, tmp_path / "out", settings(), Share(trial=2))
     assert len(masks(tmp_path / "out")) == 2

@@ -19,6 +19,7 @@ from medseg.config_types import Previous
 from medseg.core import ClassInfo, UserError
 from medseg.core.atomic import read_json
 from medseg.core.run import RunFolder
+from medseg.ingest import previous
 from medseg.ingest.augment.build import build_augmenter
 from medseg.ingest.cache import open_prepared, prepared_cases
 from medseg.ingest.previous import in_words, masks_for, masks_of, read_previous
@@ -480,3 +481,51 @@ def test_masks_are_spoilt_as_often_as_is_said() -> None:
 def test_channels_and_positions_are_one_and_the_same() -> None:
     images, targets = batch()
     assert torch.equal(cascade.as_positions(images[:, 1:]), targets)
+
+
+# --- held-out cases -----------------------------------------------------------------------------------------------
+
+
+def test_held_out_cases_get_masks_by_models_that_have_not_seen_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_cohort(tmp_path)
+    lines = [line.rpartition(",")[0] for line in manifest.read_text().splitlines()]
+    manifest.write_text("\n".join(lines) + "\n")  # no split: two folds are dealt
+    crossed = {"data": {"manifest": str(manifest), "classes": {"ball": 1}, "split": {"folds": 2}}}
+    first, second = RunFolder(tmp_path / "FIRST"), RunFolder(tmp_path / "SECOND")
+    road.run(make_pipeline(manifest, TINY, **crossed, train={"steps": 1, "folds": "all"}), first.path)
+    drawn = {}
+    for member in first.finished_folds():
+        for path in member.predictions.glob("c*.nii.gz"):
+            mask = nib.load(path)
+            drawn[path.name.partition(".")[0]] = found = np.zeros(mask.shape, np.uint8)
+            found[2 + int(path.name[1]), 3:9, 3:9] = 1  # unlike anything that would be drawn anew
+            nib.save(nib.Nifti1Image(found, mask.affine), path)
+    assert set(drawn) == {f"c{n}" for n in range(CASES)}
+
+    pipeline = make_pipeline(
+        manifest, TINY, **crossed, ingest={"previous": str(first.path)}, train={"steps": 1}
+    )
+    road.run(pipeline, second.path, steps=("check", "plan", "ingest", "train"))
+    seen = []
+    appended = previous.with_previous
+    monkeypatch.setattr(
+        previous,
+        "with_previous",
+        lambda prepared, seg, plan: seen.append(seg.labels) or appended(prepared, seg, plan),
+    )
+    road.run(pipeline, second.path, steps=("predict",))
+    sidecars = sorted(second.predictions.glob("c*.json"))
+    assert len(seen) == len(sidecars) > 0
+    for labels, path in zip(seen, sidecars):
+        assert np.array_equal(labels, drawn[path.stem])
+    seen.clear()
+    alone = pipeline.model_copy(
+        update={"predict": pipeline.predict.model_copy(update={"model": str(second.model)})}
+    )
+    road.run(
+        alone, tmp_path / "NEW"
+    )  # of a model that was given nobody knows which cases are new: it draws them
+    assert len(seen) == CASES
+    assert not any(np.array_equal(labels, mask) for labels in seen for mask in drawn.values())
