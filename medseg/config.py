@@ -269,7 +269,7 @@ class Train(Section):
     )
     clip: float | None = Field(12.0, gt=0, description="largest gradient norm")
     ema: EmaSetting = None
-    validate_every: int | Literal["auto"] = Field(
+    validate_every: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="steps between validations on held-out cases; auto: ten a training"
     )
     checkpoint_minutes: float = Field(

@@ -35,8 +35,9 @@ def assign_splits(rows: Sequence[CaseRow], split: Split) -> tuple[tuple[CaseRow,
     """Gives every row that can teach (it has a label) its split and fold; returns the rows and what was decided.
 
     A split that was given stays: `train` and `val` as they are, `test` set aside; a fold that was given makes the
-    cases of `split.fold` the validation. Where nothing was given, `split.test_fraction` of the patients become the
-    test and the rest is dealt into folds. Rows without a label keep what they were given.
+    cases of `split.fold` the validation. A row of which nothing is said goes where another of its patient was put. Where
+    nothing was given, `split.test_fraction` of the patients become the test and the rest is dealt into folds. Rows
+    without a label keep what they were given.
     Raises UserError when a patient would lie in two splits or folds, naming the cases.
     """
     if split.fold >= split.folds:
@@ -46,6 +47,7 @@ def assign_splits(rows: Sequence[CaseRow], split: Split) -> tuple[tuple[CaseRow,
         )
     group = _case if split.by == "case" else _patient
     require_whole_patients(rows, group)
+    rows = _beside_their_patient(rows, group)
     labelled = [row for row in rows if row.labels and not row.trouble]
     if not labelled:
         return tuple(rows), ()
@@ -54,7 +56,9 @@ def assign_splits(rows: Sequence[CaseRow], split: Split) -> tuple[tuple[CaseRow,
         return _fill(rows, {}, "train"), (_sentence(_fill(rows, {}, "train"), "as given"),)
     if any(row.fold is not None for row in open_rows):
         done = _by_given_folds(rows, split)
-        return done, (_sentence(done, f"folds as given, fold {split.fold} validates"),)
+        loose = sum(row.fold is None for row in open_rows)
+        always = f"; {loose} without a fold train in every one" if loose else ""
+        return done, (_sentence(done, f"folds as given, fold {split.fold} validates{always}"),)
     given_test = any(row.split for row in labelled)
     test = set() if given_test else _test_patients([group(r) for r in open_rows], split)
     patients = sorted({group(r) for r in open_rows} - test)
@@ -120,6 +124,18 @@ def _by_given_folds(rows: Sequence[CaseRow], split: Split) -> tuple[CaseRow, ...
         raise UserError(
             f"no case has the fold {split.fold}; there are {', '.join(map(str, there))}", "data.split.fold"
         )
+    return tuple(done)
+
+
+def _beside_their_patient(rows: Sequence[CaseRow], group: Key) -> tuple[CaseRow, ...]:
+    """Rows with a label of which nothing is said get the split and fold that another row of their patient was given."""
+    said = {group(row): (row.split, row.fold) for row in rows if row.split or row.fold is not None}
+    done = []
+    for row in rows:
+        if row.labels and not row.split and row.fold is None and group(row) in said:
+            split, fold = said[group(row)]
+            row = replace(row, split=split, fold=fold)
+        done.append(row)
     return tuple(done)
 
 

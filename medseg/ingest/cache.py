@@ -30,6 +30,7 @@ from medseg.core.geometry import Geometry
 from medseg.core.run import RunFolder
 from medseg.ingest.prepare import PreparedImage
 from medseg.ingest.targets import IGNORED
+from medseg.io.doors import content_hash
 
 Array = npt.NDArray[Any]
 
@@ -57,6 +58,16 @@ def plan_key(plan: Plan, data_facts: str = "") -> str:
 def case_key(plan_hash: str, content: str) -> str:
     """The key of one case: what `plan_key` says and the hash of its input's bytes."""
     return hashlib.sha256(f"{plan_hash}:{content}".encode()).hexdigest()[:16]
+
+
+def content_of(row: Any) -> str:
+    """Changes with the bytes of a case's files, and with which of them is which channel and which label column.
+
+    row: a `medseg.data.rows.CaseRow`.
+    """
+    images = [content_hash([Path(name) for name in channel]) for channel in row.images]
+    labels = [f"{column} {content_hash([Path(row.labels[column])])}" for column in sorted(row.labels)]
+    return "\n".join([*images, *labels])
 
 
 @lru_cache(maxsize=1)

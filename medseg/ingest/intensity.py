@@ -32,7 +32,9 @@ def changer(array: Array, plan: IntensityPlan, outside: Array | None = None) -> 
     """
     low, high, shift, scale = plan.low, plan.high, plan.shift, plan.scale
     if plan.scheme == "percentile":
-        low, high = _percentiles(array, (plan.low or 0.5, plan.high or 99.5))
+        low = 0.5 if plan.low is None else plan.low
+        high = 99.5 if plan.high is None else plan.high
+        low, high = _percentiles(array, (low, high))
         shift, scale = moments(array, low, high)
     elif plan.scheme in ("zscore", "zscore_mask"):
         low = high = None

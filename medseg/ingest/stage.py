@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import Pipeline, Plan
 from medseg.config_plan import load_plan
-from medseg.core.atomic import write_json
+from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import UserError, about
 from medseg.core.machine import cores, parse_bytes, ram_available_bytes
 from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from medseg.ingest.previous import Mask
     from medseg.ingest.spread import Order
     from medseg.jobs.executor import Outcome
@@ -102,8 +103,23 @@ def prepare_all(
     fresh = sum(word == "made" for word in made.values())
     size = sum(f.stat().st_size for case in made for f in (place / case).iterdir())
     line = f"{len(made)} cases prepared ({fresh} new, {len(made) - fresh} kept), {size / 1e6:.0f} MB"
-    details = {"key": key, "bytes": size, "new": fresh, "kept": len(made) - fresh}
+    lost = lost_in_cases(place, sorted(made))
+    for name, count in lost.items():
+        say(
+            f"ingest   {name} is lost in {count} of {len(made)} cases: smaller than a voxel of the network's grid, or cut "
+            "away with the margins; a finer ingest.spacing_mm, or ingest.crop: none, keeps it"
+        )
+    details = {"key": key, "bytes": size, "new": fresh, "kept": len(made) - fresh, "lost": lost}
     return Result("ingest", line, len(made), failed, skipped, details=details)
+
+
+def lost_in_cases(place: Path, cases: Sequence[str]) -> dict[str, int]:
+    """Class -> in how many prepared cases nothing is left of what the label has of it; only classes that are lost."""
+    from collections import Counter
+
+    return dict(
+        Counter(name for case in cases for name in read_json(place / case / "case.json").get("lost", ()))
+    )
 
 
 def _outcomes(order: Order, rows: Sequence[Any], masks: dict[str, Mask]) -> Iterator[Outcome[Any, str]]:
@@ -152,26 +168,31 @@ def prepare_case(row: Any, order: Order, mask: Mask | None = None) -> str:
     from medseg.data.cohort import open_case
     from medseg.ingest import cache
     from medseg.ingest.prepare import prepare_image, prepare_target
+    from medseg.ingest.targets import lost_classes
     from medseg.io.doors import content_hash
 
     plan = order.plan
     with about(row.case, "preparing"):
-        content = content_hash([Path(name) for name in row.files])
         earlier = "" if mask is None else f" {content_hash([mask.path])}"
-        facts_of_row = f"{content} {row.values} {row.rest_is_background} {row.known}{earlier}"
+        facts_of_row = f"{cache.content_of(row)} {row.values} {row.rest_is_background} {row.known}{earlier}"
         case_key = cache.case_key(order.key, facts_of_row)
         target_path = order.place / row.case
         if cache.is_current(target_path, case_key):
             return "kept"
         case = open_case(row, order.pipeline.data, order.classes)
-        prepared = prepare_image(case.image(), plan)
-        target = prepare_target(case.label(), prepared, plan)
+        image = case.image()
+        grid, prepared = image.geometry, prepare_image(image, plan)
+        del image  # prepared and raw need not lie in memory beside the label
+        label = case.label(grid)
+        target = prepare_target(label, prepared, plan)
+        lost = lost_classes(label, target, plan)
+        del label
         if mask is not None and plan.previous is not None:
             from medseg.ingest.previous import read_mask, with_previous
 
             prepared = with_previous(prepared, read_mask(mask, plan.previous), plan)
         known = None if row.known is None else list(row.known)
-        facts = {"key": case_key, "background": plan.background, "known": known}
+        facts = {"key": case_key, "background": plan.background, "known": known, "lost": lost}
         cache.store_case(target_path, prepared, target, facts)
         return "made"
 

@@ -77,6 +77,22 @@ def _encode_regions(seg: Segmentation, plan: Plan) -> npt.NDArray[np.uint8]:
     return target
 
 
+def lost_classes(seg: Segmentation, target: npt.NDArray[np.uint8], plan: Plan) -> list[str]:
+    """Names of the classes of which a label holds voxels and its target, on the prepared grid, holds none."""
+    classes = classes_of(plan)
+    if seg.regions is not None:
+        there = [bool(region.any()) for region in seg.regions]
+    else:
+        values = set(label_values(seg.labels)[0].tolist())
+        there = [info.index in values for info in classes]
+    if plan.overlapping:
+        kept = [bool((region == 1).any()) for region in target]
+    else:
+        positions = set(label_values(target)[0].tolist())
+        kept = [k + plan.background in positions for k in range(len(classes))]
+    return [info.name for info, before, after in zip(classes, there, kept) if before and not after]
+
+
 def label_values(labels: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """The values of a label map, ascending, and how many voxels have each."""
     planes = _planes(labels)

@@ -30,6 +30,16 @@ class LossRow:
     aliases: tuple[str, ...] = ()
     arguments: Mapping[str, tuple[float | bool, str]] = field(default_factory=dict)
 
+    @property
+    def settings(self) -> Mapping[str, tuple[float | bool, str]]:
+        """What `train.loss` may say of it: its arguments, and for overlap rows those that all of them read."""
+        return {**self.arguments, **(OF_OVERLAPS if self.overlap else {})}
+
+
+OF_OVERLAPS: Mapping[str, tuple[float | bool, str]] = {
+    "batch_dice": (True, "the overlap of all patches of a batch together instead of one each"),
+    "include_background": (False, "exclusive classes only: background counts as a class"),
+}
 
 SMOOTH = {"smooth": (1e-5, "added above and below the fraction, so that an empty class has a value")}
 
@@ -129,14 +139,14 @@ def find_loss(name: str, where: str = "train.loss") -> LossRow:
 def check_arguments(row: LossRow, arguments: Mapping[str, object], where: str = "train.loss") -> None:
     """Refuse arguments that a loss does not take, and values that are not numbers."""
     for name, value in arguments.items():
-        if name not in row.arguments:
-            known = ", ".join(row.arguments)
+        if name not in row.settings:
+            known = ", ".join(row.settings)
             raise UserError(
-                f"loss {row.name} takes no {name!r}{did_you_mean(name, row.arguments)}",
+                f"loss {row.name} takes no {name!r}{did_you_mean(name, row.settings)}",
                 where,
                 f"it takes: {known}",
             )
-        boolean = isinstance(row.arguments[name][0], bool)
+        boolean = isinstance(row.settings[name][0], bool)
         fits = (
             isinstance(value, bool)
             if boolean
@@ -185,13 +195,19 @@ def build_loss(
 
 
 def build_from_settings(settings: str | Mapping[str, object], **shared: object) -> Loss:
-    """Build from what a pipeline file may hold: a name, or {name: ..., argument: value}."""
-    if isinstance(settings, str):
-        return build_loss(settings, **shared)  # type: ignore[arg-type]
-    own = dict(settings)
+    """Build from what a pipeline file may hold: a name, or {name: ..., argument: value}.
+
+    shared: what the plan says, as arguments of `build_loss`; the file cannot change it. Without a background class
+    every class counts, whatever the file says.
+    """
+    own = {"name": settings} if isinstance(settings, str) else dict(settings)
     if "name" not in own:
         raise UserError(f"a loss without a name: {own}", "train.loss", "write {name: dice_ce, ...}")
-    return build_loss(str(own.pop("name")), **shared, **own)  # type: ignore[arg-type]
+    row = find_loss(str(own.pop("name")))
+    check_arguments(row, own)
+    if shared.get("include_background"):
+        own.pop("include_background", None)
+    return build_loss(row.name, **{**shared, **own})  # type: ignore[arg-type]
 
 
 def _checked_weights(class_weights: Sequence[float] | None, classes: int) -> tuple[float, ...] | None:

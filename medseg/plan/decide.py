@@ -75,8 +75,7 @@ def _data_facts(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What follows from the data alone."""
     data, classes = pipeline.data, cohort.classes
-    if not classes:
-        raise UserError("there are no classes to learn", "data.classes", "name them: classes: {lung: 1}")
+    _require_something_to_learn(classes, fingerprint)
     background = data.background is not None or data.overlapping
     limit = (float("inf") if planned else grids.VOXELS_GPU) if on_gpu else grids.VOXELS_CPU
     spacing, why_spacing = grids.decide_spacing(pipeline.ingest.spacing_mm, fingerprint, limit)
@@ -125,6 +124,18 @@ def _data_facts(
         else "pixels have no volume",
     }
     return facts, {**reasons, **why_earlier}
+
+
+def _require_something_to_learn(classes: Sequence[ClassInfo], fingerprint: Fingerprint) -> None:
+    """Raises UserError without classes, and where no training case holds a voxel of one."""
+    if not classes:
+        raise UserError("there are no classes to learn", "data.classes", "name them: classes: {lung: 1}")
+    if not fingerprint.labelled and fingerprint.total == len(fingerprint.cases):
+        raise UserError(
+            f"not one voxel of a class is labelled in the {fingerprint.total} training cases",
+            "data.classes",
+            "`medseg check` says which values the labels hold",
+        )
 
 
 def _earlier_stage(

@@ -31,7 +31,8 @@ class CaseFacts:
     """What one case is like; axes in RAS+ order.
 
     shape, spacing: of the file's grid. kept_shape: after cropping to what is not zero; kept_share: its share of the
-    volume. foreground: (C, N) intensities of labelled voxels, of all voxels where there is no label.
+    volume. foreground: (C, N) intensities of labelled voxels, of all voxels where there is no label. anywhere: (C, N)
+    intensities on an even lattice of all voxels.
     voxels: class -> count; volume_ml: class -> ml, without the classes that were not drawn in this case.
     on_border: classes that run into the border of the field of view.
     """
@@ -45,6 +46,7 @@ class CaseFacts:
     kept_share: float
     whole_numbers: bool
     foreground: npt.NDArray[np.float32]
+    anywhere: npt.NDArray[np.float32]
     voxels: dict[str, int] = field(default_factory=dict)
     volume_ml: dict[str, float] = field(default_factory=dict)
     on_border: frozenset[str] = frozenset()
@@ -83,10 +85,13 @@ class Fingerprint:
         return float(np.median([c.kept_share for c in self.cases]))
 
     def intensities(self, channel: int) -> dict[str, float]:
-        """Foreground statistics over all cases: mean, sd, percentiles 0.5 and 99.5, min, max."""
+        """Foreground statistics over all cases: mean, sd, percentiles 0.5 and 99.5, min, max.
+
+        Of all voxels where no case that was read has a labelled one.
+        """
         values = np.concatenate([c.foreground[channel] for c in self.cases]).astype(np.float64)
         if values.size == 0:
-            return {"mean": 0.0, "sd": 1.0, "p005": 0.0, "p995": 1.0, "min": 0.0, "max": 1.0}
+            values = np.concatenate([c.anywhere[channel] for c in self.cases]).astype(np.float64)
         low, high = np.percentile(values, (0.5, 99.5))
         return {
             "mean": float(values.mean()),
@@ -96,6 +101,15 @@ class Fingerprint:
             "min": float(values.min()),
             "max": float(values.max()),
         }
+
+    @property
+    def labelled(self) -> bool:
+        """Whether a voxel of any class was seen."""
+        return any(n for case in self.cases for n in case.voxels.values())
+
+    def largest(self, channel: int) -> float:
+        """The largest intensity that was seen anywhere."""
+        return float(max(c.anywhere[channel].max() for c in self.cases))
 
     def foreground_fraction(self, classes: Sequence[ClassInfo]) -> dict[str, float]:
         """Share of voxels of each class over the cases in which it was drawn."""
@@ -161,7 +175,7 @@ def measure(row: Any, pipeline: Pipeline, classes: Sequence[ClassInfo]) -> CaseF
     with about(row.case, "measuring"):
         case = open_case(row, pipeline.data, classes)
         image = case.image()
-        label = case.label() if case.has_label else None
+        label = case.label(image.geometry) if case.has_label else None
         return facts_of(row.case, image, label, classes, row.known)
 
 
@@ -188,6 +202,7 @@ def facts_of(
         float(np.prod(kept) / np.prod(turned.shape)),
         bool(np.issubdtype(image.array.dtype, np.integer)),
         _foreground(case, image, label),
+        _anywhere(image),
         voxels,
         {} if millilitres is None else {name: n * millilitres for name, n in voxels.items()},
         frozenset() if label is None else _on_border(label, voxels),
@@ -211,9 +226,13 @@ def _class_voxels(
     return {info.name: table.get(info.index, 0) for _, info in drawn}
 
 
+def _anywhere(image: Image) -> npt.NDArray[np.float32]:
+    return np.stack([sample(channel, SAMPLES) for channel in image.array]).astype(np.float32)
+
+
 def _foreground(case: str, image: Image, label: Segmentation | None) -> npt.NDArray[np.float32]:
     if label is None or label.geometry.shape != image.geometry.shape:
-        return np.stack([sample(channel, SAMPLES) for channel in image.array]).astype(np.float32)
+        return _anywhere(image)
     mask = label.labels > 0 if label.regions is None else label.regions.any(axis=0)
     places = np.flatnonzero(mask)
     if len(places) == 0:

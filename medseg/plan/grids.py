@@ -109,9 +109,10 @@ def decide_mirror(
         wrong = [axis for axis in setting if not 0 <= axis < dims]
         if wrong:
             raise UserError(f"axis {wrong[0]} of a {dims}D image", "train.flips", f"axes are 0 to {dims - 1}")
-        return sorted(set(setting)), "set in the pipeline file (train.flips)"
+        why = mirrored_sides(pipeline, classes, dims)
+        return sorted(set(setting)), "set in the pipeline file (train.flips)" + (f"; {why}" if why else "")
     sided = [info.name for info in classes if info.laterality is not None]
-    across = 1 if dims == 2 else 0
+    across = _across(dims)
     if dims == 2 and pipeline.data.modality in ("photo", "xray", "ct", "mr"):
         axes, why = [1], "pictures have an up and a down"
     else:
@@ -121,12 +122,42 @@ def decide_mirror(
     return axes, why
 
 
+def mirrored_sides(pipeline: Pipeline, classes: Sequence[ClassInfo], dims: int) -> str:
+    """What to say where `train.flips` mirrors left-right although classes have sides; "" where it does not."""
+    setting = pipeline.train.flips
+    sided = [info.name for info in classes if info.laterality is not None]
+    if isinstance(setting, str) or _across(dims) not in setting or not sided:
+        return ""
+    return (
+        f"train.flips mirrors left-right although classes have sides ({', '.join(sided[:4])}): the network cannot learn "
+        "to tell them apart; train.augment.swap_sides exchanges their names as well"
+    )
+
+
+def _across(dims: int) -> int:
+    """The left-right axis."""
+    return 1 if dims == 2 else 0
+
+
 def decide_swap_sides(pipeline: Pipeline, classes: Sequence[ClassInfo]) -> bool:
-    """Whether training mirrors left-right and exchanges the classes of the sides (`train.augment.swap_sides`)."""
+    """Whether training mirrors left-right and exchanges the classes of the sides (`train.augment.swap_sides`).
+
+    Raises UserError where that was asked for and a class has a side but no partner on the other.
+    """
     from medseg.core.segmentation import side_pairs
 
-    sided = sum(info.laterality is not None for info in classes)
-    return bool(sided) and 2 * len(side_pairs(classes)) == sided and "swap_sides" in _augmented_by(pipeline)
+    sided = [info for info in classes if info.laterality is not None]
+    if not sided or "swap_sides" not in _augmented_by(pipeline):
+        return False
+    pairs = side_pairs(classes)
+    alone = [info.name for info in sided if not any(info in pair for pair in pairs)]
+    if alone:
+        raise UserError(
+            f"swap_sides exchanges left and right, but {alone[0]} has no partner on the other side",
+            "train.augment.swap_sides",
+            "name its partner under data.classes, or leave swap_sides out",
+        )
+    return True
 
 
 def require_learnt_mirrors(pipeline: Pipeline, mirror_axes: Sequence[int]) -> None:
@@ -140,10 +171,11 @@ def require_learnt_mirrors(pipeline: Pipeline, mirror_axes: Sequence[int]) -> No
 
 
 def _augmented_by(pipeline: Pipeline) -> set[str]:
-    """Names of the changes of `train.augment`."""
+    """Names of the changes of `train.augment` that ever happen."""
     from medseg.ingest.augment.build import entries_of
 
-    return {entry.name for entry in entries_of(pipeline.train.augment)}
+    entries = entries_of(pipeline.train.augment)
+    return {entry.name for entry in entries if entry.probability > 0 and entry.ranges.get("each") != 0}
 
 
 def _short(spacing: Sequence[float] | np.ndarray) -> str:

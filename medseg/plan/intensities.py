@@ -47,7 +47,8 @@ def _by_modality(modality: str, fingerprint: Fingerprint, channel: int) -> tuple
             shift=round(facts["mean"], 4),
             scale=round(max(facts["sd"], 1e-8), 4),
         )
-        return plan, "CT: percentiles 0.5 and 99.5, mean and sd of the labelled voxels of all cases"
+        which = "labelled" if fingerprint.labelled else "(none of the read cases has a labelled one) all"
+        return plan, f"CT: percentiles 0.5 and 99.5, mean and sd of the {which} voxels of all cases"
     if modality == "photo":
         return _rgb(fingerprint, channel), "photographs: brought to -1..1 by their number range"
     return _zscore(fingerprint), f"{modality}: z-score of each case; {_mask_reason(fingerprint)}"
@@ -65,7 +66,8 @@ def _mask_reason(fingerprint: Fingerprint) -> str:
 
 
 def _rgb(fingerprint: Fingerprint, channel: int) -> IntensityPlan:
-    top = 255.0 if fingerprint.intensities(channel)["max"] <= 255 else 65535.0
+    largest, whole = fingerprint.largest(channel), any(case.whole_numbers for case in fingerprint.cases)
+    top = 1.0 if largest <= 1 and not whole else 255.0 if largest <= 255 else 65535.0
     return IntensityPlan(scheme="rgb", low=0.0, high=top, shift=top / 2, scale=top / 2)
 
 

@@ -11,6 +11,7 @@ from medseg.core.errors import UserError
 from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
 from medseg.plan.configurations import advice
+from medseg.plan.grids import mirrored_sides
 
 KEYS = ("data", "ingest", "system", "train", "predict", "compute")
 READS = ("cases",)
@@ -50,6 +51,8 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
         plan = classical_plan(pipeline, cohort, fingerprint)
     else:
         plan = decide(pipeline, cohort, fingerprint, card)
+        if mirrored := mirrored_sides(pipeline, cohort.classes, fingerprint.dims):
+            say(f"plan     {mirrored}")
     save_plan(plan, folder.plan)
     for line in advice(pipeline.only_system, plan.estimate) if folder.parent is None else []:
         say(line)  # in a comparison it is known what is compared

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medseg.config import Plan, System, Train
+from medseg.core.progress import say
 from medseg.core.run import RunFolder
-from medseg.train.checkpoints import is_finished
+from medseg.train.checkpoints import FILE, is_finished
 from medseg.train.devices import Precision
 from medseg.train.sampler import Prepared, Sampling
 
@@ -69,7 +70,20 @@ class Job:
 
         Its length may change meanwhile.
         """
-        facts = {
+        return _digest(self._identity())
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the training that wrote it: the stamp, and a digest of each part of it by name."""
+        facts = self._identity()
+        parts = {name: facts[name] for name in ("system", "cases", "data", "unlabelled") if name in facts}
+        parts |= {"compute.seed": facts["seed"]}
+        parts |= {f"train.{key}": value for key, value in facts["settings"].items()}
+        parts |= {f"{key} of the plan": value for key, value in facts["plan"].items()}
+        return {"stamp": self.stamp, "parts": {name: _digest(value) for name, value in parts.items()}}
+
+    def _identity(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {
             "system": self.system.model_dump(mode="json"),
             "settings": self.settings.model_dump(mode="json", exclude=set(MAY_CHANGE)),
             "plan": self.plan.model_dump(mode="json", exclude=_SAYS_NOTHING[self.plan.previous is None]),
@@ -79,7 +93,11 @@ class Job:
         }
         if self.unlabelled:
             facts["unlabelled"] = sorted(self.unlabelled)
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return facts
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -101,8 +119,29 @@ def continued(job: Job, facts: dict[str, Any] | None) -> dict[str, Any] | None:
     """The facts of a checkpoint that this training goes on from; None when it starts anew.
 
     A training that is over is done again from the start when asked for, unless it is made longer; one that was cut
-    goes on, unless it is made so short that it would be over.
+    goes on, unless it is made so short that it would be over. Steps of an unfinished training that are given up are
+    said, with the reason.
     """
+    found = _continued(job, facts)
+    place = job.folder.checkpoints
+    if found is None and (place / FILE).is_file() and not is_finished(place):
+        say(f"train    starts from the beginning: {_why_anew(job, facts)}")
+    return found
+
+
+def _why_anew(job: Job, facts: dict[str, Any] | None) -> str:
+    if facts is None:
+        return "its checkpoint cannot be read"
+    where = f"the checkpoint after step {facts['step']}"
+    if facts["stamp"] == job.stamp:
+        return f"{where} lies beyond the end that is asked for now"
+    now, before = job.marks["parts"], facts.get("parts", {})
+    other = [name for name in sorted({*now, *before}) if now.get(name) != before.get(name)] if before else []
+    names = ", ".join(other[:6]) + (" ..." if len(other) > 6 else "") or "settings or data"
+    return f"{where} was made with other {names}"
+
+
+def _continued(job: Job, facts: dict[str, Any] | None) -> dict[str, Any] | None:
     if facts is None or facts["stamp"] != job.stamp:
         return None
     now = [job.settings.minutes, job.settings.steps]

@@ -33,7 +33,7 @@ from medseg.train.job import Job, Trained, continued
 from medseg.train.look import Look, Looker, weights_of
 from medseg.train.meter import Meter
 from medseg.train.objective import Objective, forward_through, known_channels, step_loss
-from medseg.train.optimiser import Average, build_optimiser
+from medseg.train.optimiser import Average, Statistics, build_optimiser
 from medseg.train.prefetch import Prefetch
 from medseg.train.procedures.procedure import Learning
 from medseg.train.procedures.table import build_procedure
@@ -86,6 +86,7 @@ class Training:
         self.rank = self.fabric.global_rank
         self.frozen = Frozen.of(net, self.settings.freeze)
         self.net, self.optimiser = self.fabric.setup(net, build_optimiser(self.settings.optimizer, net))
+        self.statistics = Statistics(net)
         objective = Objective(self.settings, job.plan)
         self.loss_of = step_loss(net, self.net, objective, job.plan.patch_size)
         sampling = replace(job.sampling, rank=self.rank, processes=self.fabric.world_size)
@@ -159,6 +160,7 @@ class Training:
         batch, unlabelled = drawn
         number = self.clock.step + 1
         self.frozen.hold_still()
+        self.statistics.keep()
         seeds = [self.job.seed, number, self.rank]
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         if self.clock.step % self.settings.rate_every == 0:
@@ -184,6 +186,7 @@ class Training:
                 self.average.update(self.raw, number)
         else:
             value = math.nan
+            self.statistics.put_back()
             self._count_bad()
         self.optimiser.zero_grad(set_to_none=True)
         return value
@@ -300,7 +303,7 @@ class Training:
         if self.rank:
             return
         facts = {
-            "stamp": self.job.stamp,
+            **self.job.marks,
             "precision": self.precision.name,
             "step": self.clock.step,
             "seconds": self.clock.seconds,
@@ -366,11 +369,8 @@ class Training:
 
     def _gradients_are_finite(self) -> bool:
         """Clips the gradient; with fp16 the loss scaler itself leaves out steps that overflow."""
-        if self.settings.clip is None:
-            return True
-        norm = self.fabric.clip_gradients(
-            self.net, self.optimiser, max_norm=self.settings.clip, error_if_nonfinite=False
-        )
+        limit = math.inf if self.settings.clip is None else self.settings.clip
+        norm = self.fabric.clip_gradients(self.net, self.optimiser, max_norm=limit, error_if_nonfinite=False)
         return self.precision.name == "fp16" or bool(norm.isfinite())
 
     def _count_bad(self) -> None:

@@ -77,6 +77,18 @@ def loss_settings(loss: Mapping[str, Any] | str, plan: Plan) -> Mapping[str, Any
     return {**loss, "batch_dice": flat or small}
 
 
+def without_effect(raw: nn.Module, settings: Train) -> str:
+    """What to say of settings of the loss that a network with a loss of its own does not look at; "" where none is set."""
+    if hasattr(raw, "training_step") or not hasattr(raw, "loss"):
+        return ""
+    usual = Train(steps=1)
+    asked = [
+        key for key in ("loss", "class_weights", "auxiliary") if getattr(settings, key) != getattr(usual, key)
+    ]
+    names = ", ".join(f"train.{key}" for key in asked)
+    return f"this system learns by a loss of its own; without effect: {names}" if asked else ""
+
+
 StepLoss = Callable[["Tensor", "Tensor", "Tensor | None"], "Tensor"]
 
 

@@ -23,6 +23,26 @@ def build_optimiser(settings: Optimizer, net: nn.Module) -> torch.optim.Optimize
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name](learning, **shared)
 
 
+class Statistics:
+    """Running statistics of the norms (and what else a network counts while it computes), to be put back after a step
+    that is left out: one infinite value in them would stay for ever, and spoil every prediction."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.kept: dict[str, Tensor] = {}
+
+    def keep(self) -> None:
+        """Remembers them as they are."""
+        buffers = self.net.named_buffers()
+        self.kept = {name: value.clone() for name, value in buffers if value.is_floating_point()}
+
+    def put_back(self) -> None:
+        """As they were when they were kept."""
+        for name, value in self.net.named_buffers():
+            if name in self.kept:
+                value.copy_(self.kept[name])
+
+
 class Average:
     """Exponential moving average of the weights: a <- d a + (1 - d) w after every step.
 

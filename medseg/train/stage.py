@@ -87,6 +87,7 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     from medseg.model.folder import build_system, save_model
     from medseg.train.checkpoints import mark_finished
     from medseg.train.loop import train
+    from medseg.train.objective import without_effect
     from medseg.train.undrawn import require_fixed_sides
     from medseg.train.upright import upright_facts
 
@@ -94,6 +95,8 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     job = make_job(pipeline, folder, several.share_batch(plan, several.started_together()), system)
     torch.manual_seed(pipeline.compute.seed)
     net = build_system(system, plan)
+    if idle := without_effect(net, pipeline.train):
+        say(f"train    {idle}")
     if pipeline.train.start_from is not None:
         from medseg.train.start_from import take_weights
 

@@ -61,9 +61,8 @@ def _prepare(row: Any, pipeline: Pipeline, plan: Plan, classes: Any, target_path
     from medseg.data.cohort import open_case
     from medseg.ingest import cache
     from medseg.ingest.prepare import prepare_image
-    from medseg.io.doors import content_hash
 
-    key = cache.case_key(target_path.parent.name, content_hash([Path(name) for name in row.files]))
+    key = cache.case_key(target_path.parent.name, cache.content_of(row))
     if not cache.is_current(target_path, key):
         prepared = prepare_image(open_case(row, pipeline.data, classes).image(), plan)
         regions = (plan.out_channels,) if plan.overlapping else ()

@@ -95,7 +95,9 @@ def test_an_override_wins_and_its_faults_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["1GBB", "many", "0", "-3"])
-def test_an_amount_of_memory_that_cannot_be_read_is_refused_before_any_work(tmp_path: Path, text: str) -> None:
+def test_an_amount_of_memory_that_cannot_be_read_is_refused_before_any_work(
+    tmp_path: Path, text: str
+) -> None:
     assert "no amount of memory; write it like 6 GB" in message(tmp_path, GOOD, f"compute.ram={text}")
 
 

@@ -122,6 +122,7 @@ def test_short_forms_are_no_mistakes(key, value):
         ("train.stpes", 3),
         ("train.steps", "many"),
         ("train.folds", "some"),
+        ("train.validate_every", 0),
         ("data.modality", "cta"),
         ("data.split.folds", 1),
         ("data.classes.a", "liver"),

@@ -118,6 +118,38 @@ def test_a_patient_in_two_splits_is_refused_naming_cases_not_the_patient(rows):
     assert "CANARY" not in text
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        row("a", "p", "test"),
+        row("a", "p", "val"),
+        row("a", "p", fold=0),
+        row("a", "p", "test", label=False),
+    ],
+)
+def test_a_scan_without_a_split_goes_where_the_patients_other_scan_was_put(first):
+    others = [row(f"c{i}", split="val" if first.split == "val" and i == 0 else "") for i in range(8)]
+    if first.fold is not None:
+        others = [replace(r, fold=i % 2) for i, r in enumerate(others)]
+    for fold in (0, 1):
+        done, _ = assign_splits([first, row("b", "p"), *others], Split(fold=fold))
+        where = {r.case: r.split for r in done}
+        assert where["a"] == where["b"]
+
+
+def test_a_scan_without_a_split_stays_alone_when_the_user_says_that_cases_are_patients():
+    done, _ = assign_splits([row("a", "p", "val"), row("b", "p"), row("c")], Split(by="case"))
+    assert [r.split for r in done] == ["val", "train", "train"]
+
+
+def test_cases_without_a_fold_among_given_ones_train_in_every_fold_and_it_is_said():
+    rows = [*(row(f"c{i}", fold=i % 2) for i in range(4)), row("d"), row("e")]
+    for fold in (0, 1):
+        done, (note,) = assign_splits(rows, Split(fold=fold))
+        assert [r.split for r in done[-2:]] == ["train", "train"]
+        assert "2 without a fold train in every one" in note
+
+
 def test_scans_of_one_patient_may_be_split_when_the_user_says_so():
     rows = [row("a", "p", "train"), row("b", "p", "test")]
     done, _ = assign_splits(rows, Split(by="case"))

@@ -10,13 +10,13 @@ from medseg.config import IntensityPlan, Plan
 from medseg.core import UserError
 from medseg.core.segmentation import ClassInfo
 from medseg.ingest.augment.artefacts import MONAI_NAMES
-from medseg.ingest.augment.build import build_augmenter, entries_of
+from medseg.ingest.augment.build import build_augmenter, entries_of, ranges_of
 from medseg.ingest.augment.flip import Flip
 from medseg.ingest.augment.frame import frame_of
 from medseg.ingest.augment.gamma import Gamma
 from medseg.ingest.augment.matrices import gaussian
 from medseg.ingest.augment.rotate import Rotate
-from medseg.ingest.augment.table import PRESETS, PROBABILITIES, TRANSFORMS
+from medseg.ingest.augment.table import LIMITS, PRESETS, PROBABILITIES, TRANSFORMS
 from medseg.ingest.augment.warp import warp
 
 OWN = [name for name in TRANSFORMS if name not in MONAI_NAMES]
@@ -224,6 +224,14 @@ def test_each_happens_as_often_as_it_should():
     assert counts["Gamma"] / 2000 == pytest.approx(0.4, abs=0.04)
 
 
+def test_every_range_of_a_change_has_limits_that_hold_its_default():
+    for name in TRANSFORMS:
+        numbers = {key: d for key, d in ranges_of(name).items() if not isinstance(d, bool)}
+        for key, default in numbers.items():
+            low, high = LIMITS[key]
+            assert low <= np.min(default) <= np.max(default) <= high
+
+
 def test_presets_name_known_changes_and_none_does_nothing():
     assert all(set(preset) <= set(TRANSFORMS) for preset in PRESETS.values())
     assert set(PROBABILITIES) == set(TRANSFORMS)
@@ -264,8 +272,19 @@ def test_artefacts_of_monai_run_and_replay(name):
         ({"noise": {"sd": [1, 0]}}, r"sd: expected \[low, high\], got \[1, 0\]"),
         ({"rotate": {"degrees": "many"}}, "degrees: expected a number, got 'many'"),
         ({"flip": "yes"}, "expected a probability"),
+        ({"flip": {"each": 5}}, "each is 5"),
+        ({"scale": {"factor": [0, 1]}}, r"factor is \[0, 1\]"),
+        ({"blur": {"sigma": [0, 1]}}, r"sigma is \[0, 1\]"),
+        ({"noise": {"sd": [-1, 1]}}, r"sd is \[-1, 1\]"),
+        ({"noise": {"sd": [0, float("inf")]}}, r"sd is \[0, inf\]"),
+        ({"rotate": {"degrees": float("nan")}}, "degrees is nan"),
+        ({"gamma": {"exponent": [-3, -2]}}, r"exponent is \[-3, -2\]"),
+        ({"elastic": {"points": [1, 4]}}, r"points is \[1, 4\]"),
+        ({"truncate": {"share": [0, 2]}}, r"share is \[0, 2\]"),
+        ({"gibbs": {"alpah": 0.5}}, "no range 'alpah', did you mean alpha"),
+        ({"gibbs": {"alpha": 5}}, "MONAI's RandGibbsNoise refuses alpha: 5"),
     ],
 )
-def test_mistakes_are_said_with_the_nearest_name(spec, message):
+def test_mistakes_are_said_with_the_nearest_name_or_the_limits(spec, message):
     with pytest.raises(UserError, match=message):
         build_augmenter(spec, _plan())

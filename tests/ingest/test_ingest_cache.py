@@ -208,12 +208,64 @@ def test_a_touched_file_is_a_hit_and_a_changed_byte_a_miss(cohort):
     assert cohort.again().details["new"] == 1
 
 
+def test_files_that_change_places_are_a_miss_and_new_names_are_none(tmp_path):
+    from medseg.data.rows import CaseRow
+
+    def content(images, **labels):
+        for name in {*images, *labels.values()}:
+            (tmp_path / name).write_bytes(name[:2].encode())
+        place = {column: str(tmp_path / name) for column, name in labels.items()}
+        return cache.content_of(CaseRow("c", "c", tuple((str(tmp_path / n),) for n in images), place))
+
+    first = content(("t1.nii", "t2.nii"), label_a="la.nii", label_b="lb.nii")
+    assert content(("t1_new.nii", "t2_new.nii"), label_a="la_new.nii", label_b="lb_new.nii") == first
+    assert content(("t2.nii", "t1.nii"), label_a="la.nii", label_b="lb.nii") != first
+    assert content(("t1.nii", "t2.nii"), label_a="lb.nii", label_b="la.nii") != first
+
+
+def test_channels_that_were_exchanged_in_the_table_are_prepared_again(cohort):
+    from medseg.data.cohort import find_cases, save_cohort
+
+    images, labels = cohort.data / "images", cohort.data / "labels"
+
+    def prepared(first, second):
+        lines = ["case,image_t1,image_t2,label"]
+        lines += [f"c{k},{images}/case{first[k]}.nii.gz,{images}/case{second[k]}.nii.gz,{labels}/case{k}.nii.gz"
+                  for k in range(3)]  # fmt: skip
+        (cohort.data / "cases.csv").write_text("\n".join(lines) + "\n")
+        data = cohort.pipeline.data.model_copy(update={"manifest": str(cohort.data / "cases.csv")})
+        pipeline = cohort.pipeline.model_copy(update={"data": data})
+        save_cohort(find_cases(data), cohort.folder)
+        save_plan(_plan(in_channels=2, intensity=[IntensityPlan(scheme="zscore")] * 2), cohort.folder.plan)
+        ingest.run(pipeline, cohort.folder)
+        case = open_prepared(cache.prepared_cases(cohort.folder)["c0"])
+        return case.read_image((0, 0, 0), case.shape)
+
+    before = prepared((0, 1, 2), (1, 2, 0))
+    after = prepared((1, 2, 0), (0, 1, 2))
+    assert (after == before[::-1]).all()
+    assert (after != before).any()
+
+
 def test_a_changed_spacing_is_a_miss(cohort):
     cohort.again()
     save_plan(_plan(spacing_mm=[1.0, 1.0, 1.0]), cohort.folder.plan)
     assert cohort.again().details["new"] == 3
     save_plan(_plan(), cohort.folder.plan)
     assert cohort.again().details["new"] == 0
+
+
+def test_classes_that_the_networks_grid_loses_are_said_each_time(cohort, monkeypatch):
+    said = []
+    monkeypatch.setattr(ingest, "say", said.append)
+    assert cohort.again().details["lost"] == {}
+    save_plan(_plan(spacing_mm=[4.0, 4.0, 4.0]), cohort.folder.plan)
+    for _ in range(2):
+        assert cohort.again().details["lost"] == {"heart": 3}
+    assert len(said) == 2
+    assert said[0].startswith(
+        "ingest   heart is lost in 3 of 3 cases: smaller than a voxel of the network's grid"
+    )
 
 
 def test_half_a_case_is_made_again(cohort):

@@ -69,6 +69,12 @@ def test_percentiles_are_those_of_the_case():
     assert out.std() == pytest.approx(1, abs=1e-4)
 
 
+def test_a_lower_percentile_of_0_cuts_nothing_below():
+    image = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
+    out = intensity.apply(image, IntensityPlan(scheme="percentile", low=0, high=100))
+    assert np.abs(out - (image - image.mean()) / image.std()).max() < 1e-5
+
+
 def test_moments_keep_their_digits_far_from_zero():
     image = (np.random.default_rng(1).normal(0, 1, (30, 30, 30)) + 40_000).astype(np.float32)
     mean, sd = intensity.moments(image)

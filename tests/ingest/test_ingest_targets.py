@@ -7,7 +7,7 @@ import pytest
 
 from medseg.config import IntensityPlan, Plan
 from medseg.core import ClassInfo, Geometry, Segmentation, UserError
-from medseg.ingest.targets import IGNORED, decode, encode, label_values
+from medseg.ingest.targets import IGNORED, classes_of, decode, encode, label_values, lost_classes
 
 
 def _plan(indices, **more):
@@ -74,3 +74,23 @@ def test_overlapping_classes_become_channels_with_255_where_ignored():
     seg = Segmentation(labels, Geometry.from_spacing((1, 1, 4), (1, 1, 1)), classes, regions)
     target = encode(seg, _plan([1, 2], overlapping=True, ignore=9))
     assert target[:, 0, 0].tolist() == [[0, 1, 1, 255], [0, 0, 1, 255]]
+
+
+@pytest.mark.parametrize(
+    ("left", "lost"), [([0, 1, 2], []), ([0, 2, 255], ["class 7"]), ([0, 0, 0], ["class 7", "class 3"])]
+)
+def test_classes_of_which_nothing_is_left_are_named(left, lost):
+    plan = _plan([7, 3, 9])
+    target = np.array(left, np.uint8).reshape(1, 1, -1)
+    assert lost_classes(_seg([0, 7, 3]), target, plan) == lost
+
+
+def test_regions_of_which_nothing_is_left_are_named():
+    plan = _plan([1, 2], overlapping=True)
+    regions = np.zeros((2, 1, 1, 3), np.bool_)
+    regions[:, 0, 0, 0] = True
+    grid, classes = Geometry.from_spacing((1, 1, 3), (1, 1, 1)), classes_of(plan)
+    seg = Segmentation(np.zeros((1, 1, 3), np.uint8), grid, classes, regions=regions)
+    target = np.zeros((2, 1, 1, 3), np.uint8)
+    target[0, 0, 0, 1], target[1] = 1, 255
+    assert lost_classes(seg, target, plan) == ["class 2"]

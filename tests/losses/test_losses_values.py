@@ -220,6 +220,38 @@ def test_a_loss_is_built_from_what_a_pipeline_file_holds():
         build_from_settings({"alpha": 0.5}, classes=3)
 
 
+def test_the_pipeline_file_says_whether_background_and_the_whole_batch_count():
+    shared = {"classes": 3, "include_background": False, "ignore": None}
+    for choice in ({"include_background": True}, {"batch_dice": False}):
+        loss = build_from_settings({"name": "dice", **choice}, **shared)
+        wanted = build_loss("dice", classes=3, **choice)(LOGITS, TARGET).item()
+        assert loss(LOGITS, TARGET).item() == wanted
+        assert wanted != build_loss("dice", classes=3)(LOGITS, TARGET).item()
+
+
+def test_a_class_in_the_first_channel_counts_whatever_the_pipeline_file_says_of_background():
+    loss = build_from_settings(
+        {"name": "dice", "include_background": False}, classes=3, include_background=True
+    )
+    wanted = build_loss("dice", classes=3, include_background=True)(LOGITS, TARGET)
+    assert loss(LOGITS, TARGET).item() == wanted.item()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "dice", "classes": 5}, "loss dice takes no 'classes'"),
+        ({"name": "dice", "ignore": 5}, "loss dice takes no 'ignore'"),
+        ({"name": "dice", "batch_dice": "yes"}, "loss dice: batch_dice is 'yes'"),
+        ({"name": "dice_ce", "include_background": 1}, "loss dice_ce: include_background is 1"),
+        ({"name": "ce", "batch_dice": False}, "loss ce takes no 'batch_dice'"),
+    ],
+)
+def test_what_a_pipeline_file_cannot_say_of_a_loss_is_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        build_from_settings(settings, classes=3, include_background=False, ignore=None)
+
+
 def test_every_row_names_its_formula_its_reference_and_its_arguments():
     for row in LOSSES.values():
         assert row.formula

@@ -96,6 +96,43 @@ def test_ct_is_clipped_by_the_foreground_of_all_cases_and_mr_scored_case_by_case
     assert _plan(_pipeline(modality="mr"), cases).intensity[0].scheme == "zscore"
 
 
+def _empty(name):
+    """A case in which nothing was found."""
+    geometry = Geometry.from_spacing((30, 30, 30), (1.0, 1.0, 1.0))
+    image = np.random.default_rng(1).integers(-900, 300, (1, 30, 30, 30)).astype(np.int16)
+    label = Segmentation(np.zeros((30, 30, 30), np.uint8), geometry, CLASSES)
+    return facts_of(name, Image(image, geometry), label, CLASSES)
+
+
+def test_ct_is_clipped_by_all_voxels_where_no_case_that_was_read_has_a_labelled_one():
+    cohort = SimpleNamespace(classes=CLASSES, channels=())
+    fingerprint = Fingerprint((_empty("a"), _empty("b")), 1000)
+    plan = decide(_pipeline(), cohort, fingerprint, find("3d-u-net"))
+    assert (plan.intensity[0].low, plan.intensity[0].high) == pytest.approx((-894, 293), abs=3)
+    assert plan.intensity[0].scale == pytest.approx(346, abs=3)
+    assert "none of the read cases has a labelled one" in plan.reasons["intensity"]
+
+
+def test_training_cases_without_a_single_labelled_voxel_are_refused():
+    with pytest.raises(UserError, match="not one voxel of a class is labelled in the 2 training cases"):
+        _plan(_pipeline(), [_empty("a"), _empty("b")])
+    assert _plan(_pipeline(), [_empty("a"), _case("b")]).foreground_fraction["heart"] > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "top"), [((np.uint16, 40_000), 65535), ((np.uint8, 1), 255), ((np.float32, 1), 1)]
+)
+def test_the_number_range_of_pictures_is_that_of_the_whole_image_not_of_the_classes(values, top):
+    dtype, highest = values
+    geometry, labels = Geometry.pixels((40, 60)), np.zeros((40, 60), np.uint8)
+    labels[:5, :5] = 2
+    image = np.full((1, 40, 60), highest, dtype)
+    image[0, :5, :5] = 0  # the class is dark
+    case = facts_of("a", Image(image, geometry), Segmentation(labels, geometry, CLASSES), CLASSES)
+    intensity = _plan(_pipeline("u-net", modality="photo"), [case], CLASSES[1:]).intensity[0]
+    assert (intensity.low, intensity.high) == (0, top)
+
+
 def test_zeros_around_a_brain_are_cropped_and_left_out_of_the_zscore():
     inside = (slice(15, 45), slice(12, 40), slice(2, 18))
     plan = _plan(_pipeline(modality="mr"), [_case("a", inside=inside), _case("b", inside=inside)])
@@ -121,7 +158,11 @@ def test_nothing_is_mirrored_left_right_when_a_class_has_a_side():
     cases = [_case("a")]
     assert _plan(_pipeline(), cases).mirror_axes == [1, 2]
     assert _plan(_pipeline(), cases, CLASSES[1:]).mirror_axes == [0, 1, 2]
-    assert _plan(_pipeline(train={"flips": [0]}), cases).mirror_axes == [0]
+    told = _plan(_pipeline(train={"flips": [0]}), cases)
+    assert told.mirror_axes == [0]
+    assert "mirrors left-right although classes have sides (left lung)" in told.reasons["mirror_axes"]
+    assert "sides" not in _plan(_pipeline(train={"flips": [1]}), cases).reasons["mirror_axes"]
+    assert "sides" not in _plan(_pipeline(train={"flips": [0]}), cases, CLASSES[1:]).reasons["mirror_axes"]
     with pytest.raises(UserError, match="axis 3 of a 3D image"):
         _plan(_pipeline(train={"flips": [3]}), cases)
 
@@ -134,6 +175,27 @@ def test_mirrored_copies_are_refused_where_training_mirrors_nothing():
     assert "add `flip` to train.augment" in str(caught.value.hint)
     assert _plan(_pipeline(train={"augment": {**flat, "flip": 1.0}}, **mirrored), [_case("a")]).flips
     assert _plan(_pipeline(train={"augment": flat, "flips": []}, **mirrored), [_case("a")]).mirror_axes == []
+    for never in ({"flip": 0}, {"flip": {"each": 0.0}}):
+        with pytest.raises(UserError, match="training mirrors nothing"):
+            _plan(_pipeline(train={"augment": {**flat, **never}}, **mirrored), [_case("a")])
+
+
+SIDES = (CLASSES[0], ClassInfo("right lung", 2, (0, 0, 0), laterality="right"))
+
+
+@pytest.mark.parametrize(
+    ("said", "learnt"), [({"swap_sides": 0.5}, True), ({"swap_sides": 0}, False), ({}, False)]
+)
+def test_prediction_may_exchange_sides_only_where_training_ever_does(said, learnt):
+    pipeline = _pipeline(train={"augment": {"preset": "light", **said}})
+    assert _plan(pipeline, [_case("a")], SIDES).swap_sides is learnt
+
+
+def test_sides_that_cannot_be_exchanged_are_refused_where_that_was_asked_for():
+    asked = _pipeline(train={"augment": {"swap_sides": 0.5}})
+    with pytest.raises(UserError, match="left lung has no partner on the other side"):
+        _plan(asked, [_case("a")])
+    assert not _plan(asked, [_case("a")], CLASSES[1:]).swap_sides
 
 
 def test_a_median_case_too_large_for_a_cpu_is_coarsened_finest_axes_first():

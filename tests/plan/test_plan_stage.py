@@ -72,6 +72,18 @@ def test_too_few_steps_for_the_time_are_said_unless_they_were_asked_for(journey,
     assert ("only 5 steps fit: a smaller system.size would learn more" in line) is said
 
 
+@pytest.mark.parametrize("axes", [[0, 1], [1, 2]])
+def test_left_and_right_that_are_mirrored_by_hand_are_said(journey, monkeypatch, axes):
+    lines = []
+    monkeypatch.setattr(stage, "say", lines.append)
+    data = {"root": str(journey.data), "classes": {"left organ": 1}, "modality": "mr"}
+    journey.plan(data=data, train={"flips": axes})
+    told = any(
+        "train.flips mirrors left-right although classes have sides (left organ)" in one for one in lines
+    )
+    assert told == (0 in axes)
+
+
 def test_a_classical_method_needs_no_labels(journey):
     for label in (journey.data / "labels").iterdir():
         label.unlink()

@@ -260,3 +260,27 @@ def test_a_class_that_a_dicom_segmentation_leaves_out_is_missed(run):
     run.score()
     assert run.facts["per_class"]["left lung"]["dice"] == 1.0
     assert (run.facts["per_class"]["right lung"]["dice"], run.facts["misses"]) == (0.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "learnt"),
+    [
+        ({"kind": "network"}, None, ["a", "b"]),
+        ({"kind": "classical", "training": {"search": 3}}, None, ["a", "b"]),
+        ({"kind": "classical"}, None, []),
+        ({"kind": "network"}, "OTHER", []),
+        (None, None, []),
+    ],
+)
+def test_cases_that_the_model_has_learnt_from_are_counted_beside_the_mean(
+    run, monkeypatch, model, given, learnt
+):
+    for name in "abc":
+        run.case(name, TRUTH, flags=[])
+    run.rows = [replace(row, split="val" if row.case == "c" else "train") for row in run.rows]
+    if model is not None:
+        write_json(run.folder.model / "model.json", {})
+        monkeypatch.setattr("medseg.model.facts.load_facts", lambda folder: model)
+    line = run.score(predict={"model": given}).line
+    assert run.facts["trained_on"] == learnt
+    assert ("the model has learnt from 2 of them: no measure of new cases" in line) == bool(learnt)

@@ -215,6 +215,52 @@ def test_a_checkpoint_of_another_training_is_not_continued(job: Callable, small:
     assert len(history(changed)) == len(history(plain))
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is said of checkpoints."""
+    lines: list[str] = []
+    monkeypatch.setattr("medseg.train.job.say", lines.append)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"loss": "ce", "clip": 5.0}, "after step 3 was made with other train.clip, train.loss"),
+        ({"seed": 3}, "after step 3 was made with other compute.seed"),
+        ({"data_key": "new"}, "after step 3 was made with other data"),
+        ({"steps": 2}, "after step 3 lies beyond the end that is asked for now"),
+    ],
+)
+def test_steps_that_are_given_up_are_said_with_the_reason(
+    job: Callable, small: Callable, said: list[str], changes: dict, reason: str
+) -> None:
+    with pytest.raises(Interrupted):
+        train(small(), job("run"), cut_at(3))
+    train(small(), job("run", **changes), shaken)
+    assert said == [f"train    starts from the beginning: the checkpoint {reason}"]
+
+
+def test_a_plan_that_changed_between_is_named(
+    job: Callable, small: Callable, plan: Callable, said: list[str]
+) -> None:
+    with pytest.raises(Interrupted):
+        train(small(), job("run"), cut_at(3))
+    train(small(), job("run", plan=plan(batch_size=1)), shaken)
+    assert said[0].endswith("was made with other batch_size of the plan")
+
+
+def test_nothing_is_said_of_a_checkpoint_where_a_finished_training_is_done_again(
+    job: Callable, small: Callable, said: list[str]
+) -> None:
+    from medseg.train.checkpoints import mark_finished
+
+    train(small(), job("run"))
+    mark_finished(job("run").folder.checkpoints)
+    train(small(), job("run", loss="ce"))
+    assert said == []
+
+
 def test_checkpoints_hold_no_pickle(job: Callable, small: Callable) -> None:
     given = job(checkpoint_minutes=1e-9)
     train(small(), given)
@@ -224,14 +270,17 @@ def test_checkpoints_hold_no_pickle(job: Callable, small: Callable) -> None:
     assert json.loads(files[0].read_bytes()[8 : 8 + head])["__metadata__"]["format"] == "2"
 
 
-def test_a_damaged_checkpoint_is_not_used(job: Callable, small: Callable) -> None:
+def test_a_damaged_checkpoint_is_not_used(job: Callable, small: Callable, said: list[str]) -> None:
     given = job()
     with pytest.raises(Interrupted):
         train(small(), given, cut_at(3))
     path = given.folder.checkpoints / FILE
-    path.write_bytes(path.read_bytes()[:40])
-    assert read_facts(given.folder.checkpoints) is None
+    whole = path.read_bytes()
+    for size in (40, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        assert read_facts(given.folder.checkpoints) is None
     assert train(small(), given).steps == 8
+    assert said == ["train    starts from the beginning: its checkpoint cannot be read"]
 
 
 def test_minutes_end_a_training_and_count_over_interruptions(job: Callable, small: Callable) -> None:
@@ -275,10 +324,53 @@ def test_a_loss_that_is_not_finite_once_is_left_out(job: Callable, small: Callab
 
     poison.calls = [0, 0, 1, 0, 0, 0, 0, 0]
     net = small()
-    net.body[1] = nn.Identity()  # running statistics would keep the NaN
     result = train(net, job(), poison)
     assert result.steps == 8
-    assert all(torch.isfinite(p).all() for p in net.parameters())
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+def test_a_step_that_is_left_out_leaves_the_running_statistics_too(job: Callable, small: Callable) -> None:
+    class Spike(nn.Module):
+        """Computes what is not finite in the third step, as half precision does where it overflows."""
+
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += self.training
+            return x * float("inf") if self.training and self.calls == 3 else x
+
+    net = small()
+    net.body.insert(1, Spike())
+    result = train(net, job(steps=4))
+    assert net.body[2].running_var.isfinite().all()
+    assert result.scores["dice"] > 0
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_although_nothing_is_clipped(
+    job: Callable, small: Callable
+) -> None:
+    class Cliff(nn.Module):
+        """The root of 0: its value is finite, its gradient is not."""
+
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += self.training
+            return x + (x - x).abs().sqrt() if self.training and self.calls == 3 else x
+
+    net = small()
+    net.body.append(Cliff())
+    train(net, job(steps=4, clip=None))
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_without_clipping_the_steps_are_those_of_a_limit_that_is_never_met(
+    job: Callable, small: Callable
+) -> None:
+    nets = [small(), small()]
+    train(nets[0], job("a", clip=None))
+    train(nets[1], job("b", clip=1e9))
+    assert same_weights(*nets)
 
 
 def test_a_loss_that_stays_infinite_ends_the_training_with_a_remedy(job: Callable, small: Callable) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from medseg.config import Train
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo
-from medseg.train.objective import Objective, class_weights, known_channels, step_loss
+from medseg.train.objective import Objective, class_weights, known_channels, step_loss, without_effect
 from medseg.zoo.outputs import Outputs
 
 SIZE = (8, 8, 8)
@@ -114,6 +114,14 @@ def test_unknown_losses_and_arguments_are_refused(plan: Callable) -> None:
         Objective(Train(loss="dice_cee"), plan())
     with pytest.raises(UserError, match="alfa"):
         Objective(Train(loss={"name": "tversky", "alfa": 0.3}), plan())
+
+
+def test_settings_that_a_systems_own_loss_does_not_look_at_are_named() -> None:
+    own, step, plain = nn.Module(), nn.Module(), nn.Module()
+    own.loss = step.loss = step.training_step = print
+    asked = Train(loss={"name": "focal"}, class_weights="balanced")
+    assert without_effect(own, asked).endswith("without effect: train.loss, train.class_weights")
+    assert without_effect(own, Train()) == without_effect(step, asked) == without_effect(plain, asked) == ""
 
 
 def test_a_system_with_its_own_loss_is_asked(plan: Callable, targets: torch.Tensor) -> None:

@@ -192,6 +192,13 @@ def test_deep_supervision_reaches_systems_that_offer_it(
     assert "no outputs for deep supervision" in said[0]
 
 
+def test_a_loss_that_a_system_has_no_use_for_is_said(walk: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(stage, "say", said.append)
+    stage.run(*walk(train={"loss": "focal", "steps": 1}, system={"name": "cnn-encoder-3d", "size": "tiny"}))
+    assert "train    this system learns by a loss of its own; without effect: train.loss" in said
+
+
 def test_cases_are_held_in_memory_only_when_there_is_room(walk: Callable) -> None:
     from medseg.ingest.cache import prepared_cases
 

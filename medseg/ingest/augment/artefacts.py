@@ -6,6 +6,8 @@ preset.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medseg.core.errors import UserError, did_you_mean
 from medseg.ingest.augment.frame import Frame
 
 MONAI_NAMES = {
@@ -21,6 +24,24 @@ MONAI_NAMES = {
     "rician": "RandRicianNoise",
     "spikes": "RandKSpaceSpikeNoise",
 }
+
+
+def require_known(name: str, arguments: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for what MONAI's transform of an artefact does not take."""
+    import monai.transforms
+
+    transform = getattr(monai.transforms, MONAI_NAMES[name])
+    known = [key for key in inspect.signature(transform).parameters if key != "prob"]
+    for key in arguments:
+        if key not in known:
+            raise UserError(
+                f"no range {key!r}{did_you_mean(key, known)}", where, f"it takes {', '.join(known)}"
+            )
+    try:
+        transform(prob=1.0, **arguments)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as err:
+        listed = ", ".join(f"{key}: {value!r}" for key, value in arguments.items())
+        raise UserError(f"MONAI's {MONAI_NAMES[name]} refuses {listed} ({err})", where) from err
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from medseg.config import Plan
 from medseg.core.errors import UserError, did_you_mean
+from medseg.ingest.augment.artefacts import MONAI_NAMES, require_known
 from medseg.ingest.augment.flip import Flip
 from medseg.ingest.augment.frame import Frame, frame_of
 from medseg.ingest.augment.swap_sides import SwapSides
-from medseg.ingest.augment.table import PRESETS, PROBABILITIES, TRANSFORMS
+from medseg.ingest.augment.table import LIMITS, PRESETS, PROBABILITIES, TRANSFORMS
 from medseg.ingest.augment.truncate import Truncate
 from medseg.ingest.augment.warp import SPATIAL, warp
 
@@ -137,6 +138,8 @@ def _entry(name: str, said: Any) -> Entry:
     if not isinstance(probability, int | float) or not 0 <= probability <= 1:
         raise UserError(f"probability is {probability!r}", where, "it lies between 0 and 1")
     known = ranges_of(name)
+    if name in MONAI_NAMES and ranges:
+        require_known(name, ranges, where)
     for key, value in ranges.items():
         if known and key not in known:
             raise UserError(
@@ -147,9 +150,18 @@ def _entry(name: str, said: Any) -> Entry:
             raise UserError(f"{key}: expected [low, high], got {value!r}", where, f"default: {list(default)}")
         if isinstance(default, float) and not isinstance(value, int | float):
             raise UserError(f"{key}: expected a number, got {value!r}", where, f"default: {default}")
+        _require_sense(key, value, where)
     return Entry(
         name, float(probability), {k: tuple(v) if isinstance(v, list) else v for k, v in ranges.items()}
     )
+
+
+def _require_sense(key: str, value: Any, where: str) -> None:
+    if key not in LIMITS:
+        return
+    low, high = LIMITS[key]
+    if not all(low <= number <= high for number in np.ravel(value)):
+        raise UserError(f"{key} is {value!r}", where, f"it lies between {low:g} and {high:g}")
 
 
 def ranges_of(name: str) -> dict[str, Any]:

@@ -88,3 +88,20 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "gamma": {},
     },
 }
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "each": (0, 1),
+    "share": (0, 1),
+    "degrees": (0, 180),
+    "free_degrees": (0, 180),
+    "factor": (0.01, 100),
+    "anisotropic": (0, 0.9),
+    "slope": (0, 10),
+    "displacement": (0, 1),
+    "points": (2, 64),
+    "sd": (0, 1e6),
+    "sigma": (0.01, 100),
+    "shift": (-1e6, 1e6),
+    "exponent": (0.01, 100),
+}
+"""Between which numbers each range makes sense: what lies outside would make images empty or not finite."""
