@@ -124,12 +124,12 @@ def digest_of(run: str) -> str:
 
 def masks_for(run: str, rows: Sequence[Any]) -> dict[str, Mask]:
     """Case -> its mask. Raises UserError that counts and names cases which the earlier run has not predicted."""
-    from medseg.io.doors import content_hash
+    from medseg.io.doors import channels_hash
 
     known = masks_of(run)
     found, missing = {}, []
     for row in rows:
-        content = content_hash([Path(name) for channel in row.images for name in channel])
+        content = channels_hash(row.images)
         if content in known:
             found[row.case] = known[content]
         else:

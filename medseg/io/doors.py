@@ -18,6 +18,7 @@ from medseg.io.names import DICOM, ITK, NIFTI, RASTER, READABLE, WRITABLE, stem_
 
 __all__ = [
     "READABLE",
+    "channels_hash",
     "content_hash",
     "read_geometry",
     "read_image",
@@ -211,6 +212,12 @@ def content_hash(paths: Paths) -> str:
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def channels_hash(channels: Sequence[Sequence[str]]) -> str:
+    """`content_hash` of an image whose channels lie in files of their own: another one when channels change places."""
+    digests = [content_hash([Path(name) for name in channel]) for channel in channels]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _with_companions(file: Path) -> tuple[Path, ...]:

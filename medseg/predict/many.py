@@ -12,7 +12,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from medseg.core.case import Image
@@ -147,15 +146,19 @@ def _read(jobs: Sequence[Job], task: Task) -> Read:
 
 def _contents(jobs: Sequence[Job], task: Task) -> tuple[str, ...]:
     """Hash of the input for every job: the image's files, and for models that take prompts those of the prompt."""
-    from medseg.io.doors import content_hash
+    from medseg.io.doors import channels_hash
 
-    known: dict[tuple[str, ...], str] = {}
+    known: dict[tuple[tuple[str, ...], ...], str] = {}
     names = []
     for job in jobs:
         hints = task.hints if takes_prompts(job.predictor.model) else None
-        names.append((*task.files, *(hints.files if hints else ())))
-        if names[-1] not in known:
-            known[names[-1]] = content_hash([Path(name) for name in names[-1]])
+        channels = task.row.images if task.row else (task.files,)
+        if hints and hints.files:
+            more = tuple(hints.files)
+            channels = (*channels, more) if len(channels) > 1 else ((*channels[0], *more),)
+        names.append(channels)
+        if channels not in known:
+            known[channels] = channels_hash(channels)
     return tuple(known[one] for one in names)
 
 

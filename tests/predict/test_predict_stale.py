@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -13,9 +14,13 @@ import pytest
 from medseg.config import IntensityPlan, Pipeline, Plan, System
 from medseg.core.geometry import Geometry
 from medseg.core.segmentation import ClassInfo
+from medseg.data.rows import CaseRow
 from medseg.io.dicom.write_series import write_ct_series
+from medseg.io.doors import content_hash
 from medseg.model.folder import build_system, save_model
+from medseg.predict import many
 from medseg.predict.folder import predict_folder
+from medseg.predict.job import Task
 from medseg.predict.outputs import discard
 
 
@@ -120,3 +125,20 @@ def test_nothing_outside_the_folder_of_masks_is_removed(tmp_path: Path) -> None:
     discard(out, "scan")
     assert kept.is_file()
     assert not (out / "scan.json").exists()
+
+
+def test_a_case_whose_channels_change_places_is_not_taken_for_done(tmp_path: Path) -> None:
+    files = [tmp_path / "t1.nii.gz", tmp_path / "t2.nii.gz"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    first, second = ((str(file),) for file in files)
+    job = SimpleNamespace(predictor=SimpleNamespace(model=SimpleNamespace(classical=None)))
+
+    def content(*channels: tuple[str, ...]) -> str:
+        row = CaseRow("a", "a", channels)
+        found = many._contents([job], Task("a", None, tuple(n for c in channels for n in c), row=row))  # type: ignore[list-item, arg-type]
+        return found[0]
+
+    assert content(first, second) != content(second, first)
+    assert content(first) == content_hash([files[0]])  # results of one channel, of before as well, are kept
+    assert content((*first, *second)) == content((*second, *first))  # slices of one series, in any order
