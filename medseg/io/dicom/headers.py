@@ -19,7 +19,16 @@ import numpy.typing as npt
 
 from medseg.core.errors import UserError
 from medseg.core.machine import ram_available_bytes
-from medseg.io.dicom.tags import DISTINGUISHING, RESCALE, floats_of, tags, text_of, value_of, whole
+from medseg.io.dicom.tags import (
+    DISTINGUISHING,
+    FUNCTIONAL_GROUPS,
+    RESCALE,
+    floats_of,
+    tags,
+    text_of,
+    value_of,
+    whole,
+)
 from medseg.io.sizes import in_words
 
 if TYPE_CHECKING:
@@ -175,7 +184,7 @@ def read_slices(path: Path) -> list[Slice]:
 def _slices(path: Path, header: Dataset) -> list[Slice]:
     _refuse_what_is_no_image(header)
     _refuse_damage(header, path)
-    if int(header.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in header:
+    if int(header.get("NumberOfFrames") or 1) > 1 or any(name in header for name in FUNCTIONAL_GROUPS):
         from medseg.io.dicom.frames import frame_slices
 
         return frame_slices(path, header)
@@ -346,19 +355,24 @@ def one_slice(path: Path, header: Dataset, place: Any, frame: int | None) -> Sli
         name: value for name in DISTINGUISHING if (value := text_of(place, name) or text_of(header, name))
     }
     return Slice(
-        path, frame, text_of(header, "SOPClassUID"), text_of(header, "SOPInstanceUID"),
+        path, frame, _name_of(header, "SOPClassUID"), _name_of(header, "SOPInstanceUID"),
         text_of(header, "SeriesInstanceUID"), text_of(header, "StudyInstanceUID"), patient_key(header),
         text_of(header, "FrameOfReferenceUID"), modality_of(header), text_of(header, "SeriesDescription"),
-        tuple(text_of(header, "ImageType").split("\\")), text_of(header, "ConvolutionKernel"),
+        tuple(text_of(header, "ImageType").split("\\")), values.get("ConvolutionKernel", ""),
         int(header.Rows), int(header.Columns), position, along_columns / lengths[0], along_rows / lengths[1],
         float(spacing[0]), float(spacing[1]), None if thickness is None else float(thickness[0]),
         whole(header, "InstanceNumber"), whole(header, "SeriesNumber"), values,
-        _stored(header) if frame is None else None,
+        _stored(header, place) if frame is None else None,
     )  # fmt: skip
 
 
-def _stored(header: Dataset) -> Stored | None:
-    """Where the pixels lie; None where the file has to be parsed again to know."""
+def _name_of(header: Dataset, name: str) -> str:
+    """A UID of the file; tools that take names away may leave it in the file's preamble."""
+    return text_of(header, name) or str(getattr(header, "file_meta", {}).get(f"MediaStorage{name}", ""))
+
+
+def _stored(header: Dataset, place: Any) -> Stored | None:
+    """Where the pixels lie; None where the file has to be parsed again to know. header, place: as for `one_slice`."""
     known = header.pixel_bytes
     order = NATIVE.get(str(getattr(header.file_meta, "TransferSyntaxUID", "")))
     allocated, bits = int(header.BitsAllocated), whole(header, "BitsStored")
@@ -366,7 +380,7 @@ def _stored(header: Dataset) -> Stored | None:
     plain = order is not None and allocated in (8, 16, 32) and not (allocated == 8 and order == ">")
     if not plain or bits is None or not 0 < bits <= allocated or sign not in (0, 1) or known["declared"] < 0:
         return None
-    rescale = {name: value_of(header, name) for name in RESCALE}
+    rescale = {n: value_of(header if value_of(place, n) is None else place, n) for n in RESCALE}
     return Stored(
         known["offset"], f"{order}{'i' if sign else 'u'}{allocated // 8}", allocated - bits, rescale
     )

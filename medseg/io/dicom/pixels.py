@@ -59,7 +59,7 @@ def read_pixels(slices: Sequence[Slice], what: str = "file") -> tuple[npt.NDArra
     first = slices[0]
     size = first.rows * first.columns * len(slices) * 4
     refuse_oversize(size, size, "")
-    if first.frame is not None:
+    if any(s.frame is not None for s in slices):
         return _read_frames(slices)
     with ThreadPoolExecutor(min(MOST_READERS, cores(), len(slices))) as readers:
         parts = list(
@@ -78,7 +78,7 @@ def _read_one(number: int, total: int, one: Slice) -> tuple[npt.NDArray[Any], Re
         dataset = dcmread(one.path, force=True)
         name_syntax(dataset)
         pixels = decoded(dataset, one.path, where)
-        rescale = rescale_of(dataset)
+        rescale = frame_rescales(dataset)[0]
     if pixels.shape != (one.rows, one.columns):
         raise UserError(
             f"pixel data of shape {pixels.shape}, the header says {(one.rows, one.columns)}", where
@@ -154,7 +154,7 @@ def _read_frames(slices: Sequence[Slice]) -> tuple[npt.NDArray[Any], tuple[str, 
         raise UserError(f"a volume spread over {len(files)} multi-frame files", "", "give one file at a time")
     with damage_in_words("multi-frame file"):
         dataset = dcmread(slices[0].path)
-        rescales = _frame_rescales(dataset)
+        rescales = frame_rescales(dataset)
     frames = np.atleast_3d(decoded(dataset, slices[0].path, "multi-frame file"))
     if frames.shape[:1] != (int(dataset.get("NumberOfFrames") or 1),):
         frames = frames.reshape(int(dataset.get("NumberOfFrames") or 1), slices[0].rows, slices[0].columns)
@@ -162,11 +162,11 @@ def _read_frames(slices: Sequence[Slice]) -> tuple[npt.NDArray[Any], tuple[str, 
     return _assembled([frames[n] for n in order], [rescales[n] for n in order], slices[0])
 
 
-def _frame_rescales(dataset: Dataset) -> list[Rescale]:
+def frame_rescales(dataset: Dataset) -> list[Rescale]:
     """Slope and intercept of every frame: its own group, else the shared one, else the file's."""
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
     out = []
-    for groups in dataset.PerFrameFunctionalGroupsSequence:
+    for groups in dataset.get("PerFrameFunctionalGroupsSequence") or [None]:
         for place in (groups, shared):
             found = None if place is None else place.get("PixelValueTransformationSequence")
             if found:

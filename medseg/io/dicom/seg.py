@@ -21,7 +21,7 @@ import numpy.typing as npt
 from medseg.core.atomic import atomic_path
 from medseg.core.errors import UserError
 from medseg.core.segmentation import ClassInfo, Segmentation
-from medseg.io.dicom.class_names import LONGEST_LABEL, labelled, long_string, to_unicode
+from medseg.io.dicom.class_names import LONGEST_LABEL, labelled, long_string
 from medseg.io.dicom.colour import to_cielab
 from medseg.io.dicom.compare import require_same
 from medseg.io.dicom.on_stack import empty_classes, masks_on, pictures_on
@@ -29,17 +29,17 @@ from medseg.io.dicom.read import read_stack
 from medseg.io.dicom.read_seg import EXPLICIT_LITTLE, read_seg
 from medseg.io.dicom.seg_fractions import Fractions, fill_fractions, require_same_fractions
 from medseg.io.dicom.seg_frames import fill, fill_label_map, template_pixels
+from medseg.io.dicom.seg_sources import plain_pictures, refer_to
 from medseg.io.dicom.stacks import Stack
+from medseg.io.dicom.write_series import JPEG_LS_LOSSLESS
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation as SegFile
     from highdicom.seg import SegmentDescription
-    from pydicom import Dataset
 
 __all__ = ["empty_classes", "read_seg", "write_fractions", "write_seg"]
 
 Kind = Literal["BINARY", "LABELMAP", "FRACTIONAL"]
-JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
 
 PRIVATE_SCHEME = "99MEDSEG"
 SIDES = {"left": ("7771000", "Left"), "right": ("24028007", "Right")}
@@ -123,27 +123,6 @@ def write_fractions(
     return path
 
 
-def _sources(stack: Stack) -> list[Dataset]:
-    """The source pictures' headers in the order of the stack; one for a multi-frame file."""
-    from pydicom import dcmread
-
-    paths = list(dict.fromkeys(s.path for s in stack.slices))
-    headers: list[Dataset] = [dcmread(path, stop_before_pixels=True, force=True) for path in paths]
-    for header, path in zip(headers, paths):
-        for name in ("SOPClassUID", "SOPInstanceUID"):
-            if not header.get(name):
-                # Tools that take names away may leave it in the file's preamble.
-                setattr(header, name, getattr(header, "file_meta", {}).get(f"MediaStorage{name}", ""))
-            if not header.get(name):
-                raise UserError(
-                    f"a picture has no {name}, so a DICOM segmentation could not refer to it",
-                    path.name,
-                    "what took names away has emptied it; write nifti or nrrd instead",
-                )
-    to_unicode(headers[0])  # of the others only the UIDs are taken
-    return headers
-
-
 def _file(
     template: npt.NDArray[Any],
     infos: Sequence[ClassInfo],
@@ -158,13 +137,14 @@ def _file(
     algorithm, version = made_by
     if not version:
         from medseg import __version__ as version
+    measures = _measures(stack)
     described = [_segment(info, number + 1, algorithm, version) for number, info in enumerate(infos)]
     try:
         # The library's remarks on a patient's name quote the name.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             made = SegFile(
-                source_images=_sources(stack),
+                source_images=plain_pictures(stack, float(measures[0].SliceThickness)),
                 pixel_array=template,
                 segmentation_type=kind,
                 segment_descriptions=described,
@@ -176,7 +156,7 @@ def _file(
                 manufacturer_model_name=algorithm[:LONGEST_LABEL],
                 software_versions=version,
                 device_serial_number="0",
-                pixel_measures=_measures(stack),
+                pixel_measures=measures,
                 content_label="SEGMENTATION",
                 content_description="medseg",
                 series_description=f"medseg {algorithm}"[:LONGEST_LABEL],
@@ -190,6 +170,9 @@ def _file(
     described_items = (item for item in made.SegmentSequence if int(item.SegmentNumber) > 0)
     for item, info in zip(described_items, infos):
         _add_side(item, info)
+    # The library puts the first header's thickness and distance here, which may be wrong there.
+    made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence = measures
+    refer_to(made, stack.slices)
     return made
 
 

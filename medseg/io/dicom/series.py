@@ -86,7 +86,7 @@ def series_of(stack: Stack, tolerance: float) -> Series:
     mark = "\0".join((first.series_uid, repr(stack.differs), _direction(stack), str(is_localizer(first))))
     spacing = spacing_of(stack, tolerance)
     conflict = stack.conflict
-    if not conflict and first.frame is not None and len(files) > 1:
+    if not conflict and any(s.frame is not None for s in stack.slices) and len(files) > 1:
         conflict = f"a volume spread over {len(files)} multi-frame files"
     return Series(
         (first.series_uid, hashlib.sha256(mark.encode()).hexdigest()[:8]), files, first.patient, first.study_uid,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.io.dicom.headers import Slice
-from medseg.io.dicom.tags import DISTINGUISHING, SHOWN
+from medseg.io.dicom.tags import DISTINGUISHING, FUNCTIONAL_GROUPS, RESCALE, SHOWN
 
 SAME_PLACE_MM = 0.01
 SAME_DIRECTION = 1e-3
@@ -209,8 +209,10 @@ def pixel_digest(one: Slice) -> str:
         return f"{one.sop_uid}/{one.frame}"
     from pydicom import dcmread
 
-    data = dcmread(one.path, specific_tags=["PixelData", "RescaleSlope", "RescaleIntercept"], force=True)
-    scale = f"{data.get('RescaleSlope', 1)} {data.get('RescaleIntercept', 0)}"
+    from medseg.io.dicom.pixels import frame_rescales
+
+    data = dcmread(one.path, specific_tags=["PixelData", *RESCALE, *FUNCTIONAL_GROUPS], force=True)
+    scale = f"{(rescale := frame_rescales(data)[0]).slope} {rescale.intercept}"
     return hashlib.sha256(bytes(data.get("PixelData", b"")) + scale.encode()).hexdigest()
 
 

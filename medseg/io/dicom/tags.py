@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+"""Where Enhanced files say what each of their frames is."""
+
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
     "PatientName", "FrameOfReferenceUID", "Modality", "SeriesDescription", "ImageType", "Rows", "Columns",
@@ -18,6 +21,7 @@ TAGS = [
     "TemporalPositionIndex", "TriggerTime", "EchoNumbers", "EchoTime", "DiffusionBValue", "InversionTime",
     "ConvolutionKernel", "ContrastBolusAgent", "SeriesNumber", "SliceLocation", "FrameReferenceTime",
     "NominalPercentageOfCardiacPhase", "RescaleType", "PixelPaddingRangeLimit", "HighBit",
+    *FUNCTIONAL_GROUPS,
 ]  # fmt: skip
 
 RESCALE = ("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue", "PixelPaddingRangeLimit")
