@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 
+from medseg.config_planned import IntensityPlan as IntensityPlan
+from medseg.config_planned import Plan as Plan
 from medseg.config_types import (
     BatchSetting,
     BeyondImage,
@@ -25,11 +27,10 @@ from medseg.config_types import (
     PromptSetting,
     SearchSetting,
     SmallestPartSetting,
+    SpacingMm,
 )
 from medseg.config_types import Compute as Compute
-from medseg.config_types import IntensityPlan as IntensityPlan
 from medseg.config_types import PatientWords as PatientWords
-from medseg.config_types import Plan as Plan
 from medseg.config_types import Section as Section
 from medseg.config_types import System as System
 
@@ -192,7 +193,7 @@ class Data(Section):
 class Ingest(Section):
     """How images are prepared for the network."""
 
-    spacing_mm: list[float] | Literal["auto"] = Field(
+    spacing_mm: list[SpacingMm] | Literal["auto"] = Field(
         "auto", description="the network's grid in mm for RAS axes; auto lets the plan decide"
     )
     intensity: dict[str, Any] | Literal["auto", "none", "zscore", "rgb"] = Field(

@@ -12,6 +12,7 @@ from medseg.config import Pipeline, Section
 from medseg.core.atomic import write_text
 from medseg.core.errors import UserError, did_you_mean
 
+SCHEMA = "`medseg schema` prints every key with its meaning"
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_NODES = 20_000
@@ -39,7 +40,7 @@ def load_pipeline(
     return validate(Pipeline, source, str(path))
 
 
-def validate(kind: type[Section], source: Source, name: str) -> Any:
+def validate(kind: type[Section], source: Source, name: str, hint: str = SCHEMA) -> Any:
     """Builds the frozen type, or raises UserError with all faults."""
     from pydantic import ValidationError
 
@@ -48,7 +49,7 @@ def validate(kind: type[Section], source: Source, name: str) -> Any:
     except ValidationError as err:
         faults = sorted({_sentence(kind, fault, source, name) for fault in err.errors()})
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    raise UserError(f"has {count}", name, "`medseg schema` prints every key with its meaning", faults)
+    raise UserError(f"has {count}", name, hint, faults)
 
 
 def _sentence(kind: type[Section], fault: Any, source: Source, name: str) -> str:

@@ -18,5 +18,7 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 def load_plan(path: Path) -> Plan:
     """Reads plan.yaml; raises UserError with file, line and key when it was edited wrongly."""
-    plan: Plan = validate(Plan, read_yaml(path), str(path))
+    plan: Plan = validate(
+        Plan, read_yaml(path), str(path), "undo the change, or make the plan again: `medseg plan`"
+    )
     return plan

@@ -22,6 +22,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
+SpacingMm = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+"""Distance of voxels in mm."""
+
 PatientWords = Annotated[
     int | None,
     Field(
@@ -297,97 +300,9 @@ GuidedFilterSetting = Annotated[
 ]
 
 
-# --- what plan.yaml holds -----------------------------------------------------------------------------------------
-
-
-class IntensityPlan(Section):
-    """How one channel's numbers are changed: clip to [low, high], subtract `shift`, divide by `scale`.
-
-    scheme: window (fixed HU), percentile (clip to percentiles of the case, then z-score), zscore (over foreground
-    of the case), ct (clip to data set percentiles, subtract mean, divide by sd), rgb (divide by 255), none.
-    """
-
-    scheme: Literal["window", "percentile", "zscore", "zscore_mask", "ct", "rgb", "none"]
-    low: float | None = None
-    high: float | None = None
-    shift: float = 0.0
-    scale: float = 1.0
-
-
-class Previous(Section):
-    """The earlier stage of a cascade: its masks are further channels of this network, one a class."""
-
-    model: str = Field(description="hash of the earlier stage's model")
-    classes: list[dict[str, Any]] = Field(description="ClassInfo.as_json of its classes, without background")
-    background: bool = Field(True, description="whether its label value 0 is background")
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="settings of predict that its masks were made with"
-    )
-
-
 PreviousSetting = Annotated[
     str | None,
     Field(
         description="cascade: a run folder whose masks become further channels, one a class; best one with train.folds: all"
     ),
 ]
-
-
-class Plan(Section):
-    """What the plan decided; `reasons` says why, key by key, and is written beside each line of plan.yaml."""
-
-    dims: Literal[2, 3]
-    in_channels: int = Field(
-        description="channels of the network: those of the image, then those of `previous`"
-    )
-    channels: list[str] = Field(
-        default_factory=list,
-        description="names of the image's channels in their order; none: nothing named them",
-    )
-    previous: Previous | None = Field(None, description="the earlier stage of a cascade")
-    classes: list[dict[str, Any]] = Field(description="ClassInfo.as_json of every class, without background")
-    overlapping: bool = Field(False, description="sigmoid regions instead of one softmax")
-    out_channels: int = Field(description="channels of the logits: classes + background, or regions")
-    background: bool = Field(True, description="whether channel 0 of the logits is background")
-    ignore: int | None = Field(
-        None, description="label value left out of loss and scores; 255 in prepared targets"
-    )
-    spacing_mm: list[float] | None = Field(
-        None, description="the network's grid for RAS axes; null: pixels as they are"
-    )
-    intensity: list[IntensityPlan]
-    crop: Literal["none", "nonzero", "body"] = "none"
-    image_order: int = Field(3, description="spline order that resamples images; 1 is linear")
-    patch_size: list[int]
-    margin: int = Field(0, description="voxels by which patches and windows may reach beyond the image")
-    batch_size: int
-    topology: dict[str, Any] = Field(
-        default_factory=dict, description="features, strides, kernels for planned systems"
-    )
-    foreground_fraction: dict[str, float] = Field(
-        default_factory=dict, description="share of voxels of each class in training data"
-    )
-    volume_ml: dict[str, list[float]] = Field(
-        default_factory=dict, description="smallest and largest volume of each class in training data"
-    )
-    on_border: dict[str, float] = Field(
-        default_factory=dict,
-        description="share of training cases in which a class runs into the border of the field of view",
-    )
-    mirror_axes: list[int] = Field(
-        default_factory=list, description="axes along which mirroring keeps the meaning"
-    )
-    swap_sides: bool = Field(
-        False, description="mirroring left-right keeps the meaning where the sides' classes are exchanged"
-    )
-    flips: bool = Field(False, description="prediction averages over mirrored copies")
-    guided_filter: GuidedFilter | None = Field(None, description="borders are moved to the image's own edges")
-    estimate: dict[str, Any] = Field(
-        default_factory=dict, description="minutes and bytes each step will take on this machine"
-    )
-    reasons: dict[str, str] = Field(default_factory=dict, description="key -> why")
-
-    @property
-    def image_channels(self) -> int:
-        """Channels of the image itself."""
-        return self.in_channels - (len(self.previous.classes) if self.previous else 0)

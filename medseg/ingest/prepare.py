@@ -15,8 +15,10 @@ from medseg.config import Plan
 from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry, reorient_array
+from medseg.core.machine import ram_available_bytes
 from medseg.core.segmentation import Segmentation
 from medseg.ingest import crop, intensity, resample, straighten, targets
+from medseg.io.sizes import in_words, voxel_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ def prepare_image(image: Image, plan: Plan) -> PreparedImage:
     outside = ~crop.nonzero_mask(array) if any(p.scheme == "zscore_mask" for p in plan.intensity) else None
     straight = kept.is_orthogonal
     grid = _target_grid(kept, plan)
+    _require_room(image, grid)
     if straight:
         out = _resampled(array, outside, kept, grid, plan)
     else:
@@ -118,6 +121,20 @@ def _resampled(
             change = intensity.changer(channel, scheme)
             into[...] = resample.resample(channel, grid.shape, sampling, change)
     return out
+
+
+def _require_room(image: Image, grid: Geometry) -> None:
+    """Refuses a grid so fine that the prepared image would not fit, before anything is taken for it."""
+    needed, free = voxel_bytes((len(image.array), *grid.shape), 4), ram_available_bytes()
+    if grid.unit == "mm" and needed > free:
+        raise UserError(
+            f"takes {in_words(needed)} on a grid of {_spacing(grid)}, {in_words(free)} of memory are free",
+            hint="give a coarser ingest.spacing_mm, or a machine with more memory",
+        )
+
+
+def _spacing(grid: Geometry) -> str:
+    return "x".join(f"{s:.3g}" for s in grid.spacing) + f" {grid.unit}"
 
 
 def _require_fit(image: Image, plan: Plan) -> None:

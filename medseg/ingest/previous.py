@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from medseg.config import Plan
-from medseg.config_types import Previous
+from medseg.config_planned import Previous
 from medseg.core.atomic import read_json
 from medseg.core.errors import UserError
 from medseg.core.run import RunFolder

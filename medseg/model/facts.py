@@ -27,6 +27,9 @@ INTENDED_USE = (
 LICENCE = "not stated: the terms of the training data and of whoever trained it apply"
 
 
+WRONGLY_MADE = "the file was put together wrongly; train again or get the model anew"
+
+
 def make_facts(
     *,
     kind: str,
@@ -121,13 +124,19 @@ def load_facts(folder: Path) -> dict[str, Any]:
 
 def read_plan(facts: Mapping[str, Any], where: str) -> Plan:
     """The plan stored in model.json; UserError with every fault when it does not hold."""
-    plan: Plan = validate(Plan, Source(dict(facts["plan"])), where)
+    plan: Plan = validate(Plan, Source(dict(facts["plan"])), f"{where}, plan", WRONGLY_MADE)
     expected = len(plan.classes) if plan.overlapping else len(plan.classes) + plan.background
     if plan.out_channels != expected:
         raise UserError(
             f"expected {expected} output channels for {len(plan.classes)} classes, found {plan.out_channels}",
             where,
-            "the file was put together wrongly; train again or get the model anew",
+            WRONGLY_MADE,
+        )
+    if plan.intensity and len(plan.intensity) != plan.image_channels:
+        raise UserError(
+            f"expected an entry of plan.intensity for each of {plan.image_channels} channels, found {len(plan.intensity)}",
+            where,
+            WRONGLY_MADE,
         )
     return plan
 

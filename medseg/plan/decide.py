@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from medseg.config import Pipeline, Plan, System
-from medseg.config_types import GuidedFilter, Previous
+from medseg.config_planned import Previous
+from medseg.config_types import GuidedFilter
 from medseg.core.errors import UserError
 from medseg.core.machine import Device, choose_device, cores, parse_bytes, ram_available_bytes
 from medseg.core.segmentation import ClassInfo
@@ -78,7 +79,9 @@ def _data_facts(
     _require_something_to_learn(classes, fingerprint)
     background = data.background is not None or data.overlapping
     limit = (float("inf") if planned else grids.VOXELS_GPU) if on_gpu else grids.VOXELS_CPU
-    spacing, why_spacing = grids.decide_spacing(pipeline.ingest.spacing_mm, fingerprint, limit)
+    spacing, why_spacing = grids.decide_spacing(
+        pipeline.ingest.spacing_mm, fingerprint, limit, _ram_allowed(pipeline)
+    )
     crop, why_crop = grids.decide_crop(pipeline.ingest.crop, data.modality, fingerprint)
     order, why_order = grids.decide_order(spacing, fingerprint, planned)
     previous, earlier, why_earlier = _earlier_stage(pipeline, fingerprint.channels)

@@ -22,9 +22,12 @@ SHRINKS = 1.5
 
 
 def decide_spacing(
-    setting: list[float] | str, fingerprint: Fingerprint, limit: float
+    setting: list[float] | str, fingerprint: Fingerprint, limit: float, ram_bytes: float = float("inf")
 ) -> tuple[list[float] | None, str]:
-    """The grid in mm for RAS axes (None for pixels) and the reason. limit: voxels of a prepared case, at most."""
+    """The grid in mm for RAS axes (None for pixels) and the reason. limit: voxels of a prepared case, at most.
+
+    ram_bytes: what a prepared case may take; a grid set so fine that the largest takes more is refused.
+    """
     if all(case.unit == "px" for case in fingerprint.cases):
         if not isinstance(setting, str):
             raise UserError(
@@ -39,6 +42,7 @@ def decide_spacing(
                 f"give {fingerprint.dims} positive numbers in mm, left-right first, e.g. "
                 f"{[round(float(s), 2) for s in fingerprint.median_spacing]}",
             )
+        _require_room(setting, fingerprint, ram_bytes)
         return [float(s) for s in setting], "set in the pipeline file (ingest.spacing_mm)"
     spacing, reason = median_spacing(fingerprint)
     field = fingerprint.median_shape * fingerprint.median_spacing
@@ -51,6 +55,21 @@ def decide_spacing(
         )
         spacing = coarser
     return [round(float(s), 4) for s in spacing], reason
+
+
+def _require_room(spacing: Sequence[float], fingerprint: Fingerprint, ram_bytes: float) -> None:
+    voxels = max(
+        float(np.prod(np.asarray(case.shape) * np.asarray(case.spacing) / spacing))
+        for case in fingerprint.cases
+    )
+    needed = 4 * fingerprint.channels * voxels
+    if needed > ram_bytes:
+        raise UserError(
+            f"{list(spacing)} mm would make {needed / 1e9:.3g} GB of the largest case, {ram_bytes / 1e9:.3g} GB may be used",
+            "ingest.spacing_mm",
+            "give coarser numbers; the median of the cases is "
+            f"{[round(float(s), 2) for s in fingerprint.median_spacing]}",
+        )
 
 
 def median_spacing(fingerprint: Fingerprint) -> tuple[np.ndarray, str]:

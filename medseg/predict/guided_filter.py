@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.config_types import GuidedFilter, IntensityPlan
+from medseg.config_planned import IntensityPlan
+from medseg.config_types import GuidedFilter
 from medseg.ingest.intensity import sample
 
 Array = npt.NDArray[Any]

@@ -327,7 +327,8 @@ def _announce(job: Job, image: Image, task: Task) -> None:
         say("  memory is short: logits are summed in float16")
         need = _need(job, image) or need
     total = held + need.total
-    memory.require_fit(total, job.budget, f"case {task.case}", need.describe())
+    grid = memory.finer(image.geometry, job.predictor.model.plan)
+    memory.require_fit(total, job.budget, f"case {task.case}", need.describe(), grid)
     if not job.announced:
         job.announced = True
         say(

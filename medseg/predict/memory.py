@@ -228,12 +228,23 @@ def held_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def require_fit(needed: int, budget: int, where: str, details: str = "") -> None:
-    """Raises UserError with both numbers and what can be done when a case does not fit."""
+def finer(geometry: Geometry, plan: Plan) -> str:
+    """What the network's grid makes of a case, where that is much more than its own voxels; else ""."""
+    if plan.spacing_mm is None or geometry.unit == "px":
+        return ""
+    grid = geometry.reoriented()[0].with_spacing(plan.spacing_mm)
+    if prod(grid.shape) < 8 * prod(geometry.shape):
+        return ""
+    spacing, size = "x".join(f"{s:.3g}" for s in plan.spacing_mm), "x".join(map(str, grid.shape))
+    return f" (the model's grid of {spacing} mm makes {size} voxels of it)"
+
+
+def require_fit(needed: int, budget: int, where: str, details: str = "", grid: str = "") -> None:
+    """Raises UserError with both numbers and what can be done when a case does not fit. grid: from `finer`."""
     if needed <= budget:
         return
     raise UserError(
-        f"needs {needed / 1e9:.2f} GB of memory, {budget / 1e9:.2f} GB may be used",
+        f"needs {needed / 1e9:.2f} GB of memory{grid}, {budget / 1e9:.2f} GB may be used",
         where,
         "raise compute.ram, take predict.batch_size: 1, or a model with a coarser grid or smaller windows",
         (details,) if details else (),

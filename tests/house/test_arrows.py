@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "medseg"
 FLOORS = [
     {"core"},
     {"config_types"},
+    {"config_planned"},
     {"config"},
     {"config_file"},
     {"config_plan", "config_schema"},

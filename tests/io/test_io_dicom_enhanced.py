@@ -73,13 +73,16 @@ def test_enhanced_files_of_one_frame_form_a_volume(tmp_path, compress, shared):
     for number, file in enumerate(files):
         enhance(file, shared, number)
     found, left = scan(tmp_path)
-    assert [one.n_slices for one in found] == [6] and not left and not found[0].facts["conflict"]
+    assert [one.n_slices for one in found] == [6]
+    assert not left
+    assert not found[0].facts["conflict"]
     image = read_series(sorted(files, reverse=True))
     wanted = array.astype(np.int32)
     wanted[:, :, 1::2] = 2 * (wanted[:, :, 1::2] + 1024) - 1024
     on = place_on(Segmentation(image.array[0].astype(np.int32) + 5000, image.geometry, ()), geometry)
     np.testing.assert_array_equal(on.labels - 5000, wanted)
-    assert image.modality == "CT" and "each slice was rescaled by its own" in " ".join(image.notes)
+    assert image.modality == "CT"
+    assert "each slice was rescaled by its own" in " ".join(image.notes)
 
 
 def test_an_enhanced_file_of_one_frame_is_a_copy_only_with_equal_values(tmp_path):
@@ -120,7 +123,8 @@ def test_masks_are_written_on_enhanced_files_of_one_frame(tmp_path):
     assert {str(one.ReferencedSOPClassUID) for one in named} == {ENHANCED_CT}
     assert len({one.ReferencedSOPInstanceUID for one in named}) == 6
     source = written.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
-    assert source.ReferencedSOPClassUID == ENHANCED_CT and "ReferencedFrameNumber" not in source
+    assert source.ReferencedSOPClassUID == ENHANCED_CT
+    assert "ReferencedFrameNumber" not in source
     assert write_rtstruct(seg, files, tmp_path / "r.dcm").is_file()
 
 
@@ -149,7 +153,7 @@ def test_a_segmentation_says_the_true_distance_whatever_the_first_header_says(tm
 
 def test_a_multi_frame_file_whose_frames_turn_singly_carries_a_segmentation(tmp_path):
     """Siemens puts the direction into every frame's own group; the file is referred to once, frame by frame."""
-    files, array, geometry = series(tmp_path / "s")
+    files, *_ = series(tmp_path / "s")
     for file in files:
         enhance(file, shared=False)
     pictures = [pydicom.dcmread(file) for file in files]

@@ -15,7 +15,7 @@ import torch
 from medseg import pipeline as road
 from medseg.config import IntensityPlan, Pipeline, Plan, Predict
 from medseg.config_plan import load_plan
-from medseg.config_types import Previous
+from medseg.config_planned import Previous
 from medseg.core import ClassInfo, UserError
 from medseg.core.atomic import read_json
 from medseg.core.run import RunFolder
