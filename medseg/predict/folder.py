@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from medseg.predict.spread import Order
 
 if TYPE_CHECKING:
     from medseg.data.rows import CaseRow
-    from medseg.predict.job import Task
+    from medseg.predict.job import Job, Task
 
 
 def predict_folder(
@@ -95,15 +95,18 @@ def _predict(places: Places, settings: Pipeline, share: Share) -> list[Result]:
     classes = jobs[0].predictor.model.classes
     plans = [job.predictor.model.plan for job in jobs]
     pipeline = pipeline.model_copy(update={"data": with_channels(pipeline.data, plans)})
+    first_files = _read_sources(places.home)
     tasks, left_out = _find(places, pipeline, classes)
     for out in places.outs:
         refuse_others_files(
             out, [task.case for task in tasks], (name for task in tasks for name in task.files)
         )
+    left_out |= _gone(jobs, [task.case for task in tasks], first_files)
+    for job in jobs:
+        job.list_input([task.case for task in tasks], left_out)
     chosen = share.of(tasks, *places.outs)
     for job in jobs:
         job.expected = len(tasks) if share.trial else len(chosen)
-        job.list_input([task.case for task in tasks], left_out)
     if len(chosen) < len(tasks):
         say(f"  {len(chosen)} of them in this call")
     order = Order(pipeline, places.models, places.outs, tuple(classes))
@@ -155,8 +158,43 @@ def _write_sources(home: Path, rows: Sequence[CaseRow]) -> None:
     ):
         table = csv.writer(file)
         table.writerow(("case", "first file", "files"))
-        table.writerows((row.case, row.files[0], len(row.files)) for row in rows)
+        table.writerows((row.case, Path(row.files[0]).absolute(), len(row.files)) for row in rows)
     os.chmod(target, 0o600)
+
+
+def _read_sources(home: Path) -> dict[str, str]:
+    """Case -> its first file, as an earlier call on this folder wrote it down."""
+    import csv
+
+    from medseg.core.run import RunFolder
+
+    table = RunFolder(home).private / "cases.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        return {row["case"]: row.get("first file") or "" for row in csv.DictReader(file) if row.get("case")}
+
+
+def _gone(jobs: Sequence[Job], cases: Sequence[str], first_files: Mapping[str, str]) -> dict[str, str]:
+    """Cases without a mask whose file is there no more, with the reason: they count as left out, not as failed.
+
+    A case of another data folder, whose file is still there, stays what it was.
+    """
+    from medseg.jobs.journal import outcomes
+
+    gone = {}
+    for job in jobs:
+        for state in ("listed", "waiting", "failed") if job.journal else ():
+            for _, _, case, _, reason in outcomes(job.journal, state):
+                first = Path(first_files.get(case, ""))
+                if case not in cases and first.is_absolute() and not first.exists():
+                    gone[case] = "its file is not in the data any more" + (
+                        f"; it failed before: {reason}" if state == "failed" else ""
+                    )
+    if gone:
+        names = ", ".join(sorted(gone)[:5]) + (" ..." if len(gone) > 5 else "")
+        say(f"  {len(gone)} unfinished cases are not in the data any more and are left out: {names}")
+    return gone
 
 
 def _remember(out: Path, result: Result, share: Share) -> None:

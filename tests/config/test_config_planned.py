@@ -78,12 +78,21 @@ def test_the_pipeline_file_takes_no_impossible_spacing(tmp_path: Path, value: st
 
 def test_a_grid_too_fine_for_the_memory_is_refused_before_any_is_taken() -> None:
     case = CaseFacts(
-        "a", (40, 40, 20), (1.0, 1.0, 2.0), "mm", "ct", (40, 40, 20), 1.0, True, np.zeros(1), np.zeros(1)
+        "a",
+        (40, 40, 20),
+        (1.0, 1.0, 2.0),
+        "mm",
+        "ct",
+        (40, 40, 20),
+        1.0,
+        True,
+        np.zeros((1, 1)),
+        np.zeros((1, 1)),
     )
     with pytest.raises(
         UserError, match=r"ingest\.spacing_mm: .* would make .* of the largest case, 1 GB may"
     ):
-        decide_spacing([0.001, 0.001, 0.001], Fingerprint((case,), 1, 1), float("inf"), 1e9)
+        decide_spacing([0.001, 0.001, 0.001], Fingerprint((case,), 1), float("inf"), 1e9)
     array = np.zeros((1, 40, 40, 20), np.float32)
     image = Image(array, Geometry((40, 40, 20), np.diag([1.0, 1.0, 2.0, 1.0])), "CT", {}, ())
     with pytest.raises(UserError, match=r"takes 256 TB on a grid of 0\.001x0\.001x0\.001 mm"):

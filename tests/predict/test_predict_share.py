@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,34 @@ def test_only_failed_does_what_failed_and_nothing_else(model: Path, cohort: Path
     assert list(csv.DictReader((out / "manifest" / "failed.csv").open())) == []
     with pytest.raises(UserError, match="no case failed before"):
         predict_folder(model, cohort, out, settings(), Share(only="failed"))
+
+
+def test_a_failed_case_whose_file_is_gone_is_left_out_so_that_counts_add_up_to_the_input(
+    model: Path, cohort: Path, tmp_path: Path
+) -> None:
+    out, bad, other = tmp_path / "out", cohort / "case3.nii.gz", tmp_path / "other"
+    bad.write_bytes(b"damaged")
+    (cohort / "case4.nii.gz").write_bytes(b"damaged")
+    predict_folder(model, cohort, out, settings())
+    shutil.copytree(cohort, other)
+    (other / "case4.nii.gz").unlink()
+    predict_folder(model, other, out, settings())
+    assert states_of(out).counts["failed"] == 2, "that another folder lacks it says nothing"
+    predict_folder(model, cohort, out, settings())
+    bad.unlink()
+    predict_folder(model, cohort, out, settings())
+    found = states_of(out)
+    assert (found.counts["failed"], found.counts["left_out"]) == (1, 1)
+    assert sum(found.counts.values()) == CASES
+    manifest = json.loads((out / "manifest" / "manifest.json").read_text())
+    assert manifest["left_out"]["case3"].startswith(
+        "its file is not in the data any more; it failed before: "
+    )
+    assert [row["case"] for row in csv.DictReader((out / "manifest" / "failed.csv").open())] == ["case4"]
+    (cohort / "case4.nii.gz").unlink()
+    with pytest.raises(UserError, match="no case failed before"):
+        predict_folder(model, cohort, out, settings(), Share(only="failed"))
+    assert states_of(out).counts["failed"] == 0
 
 
 def test_shares_of_what_failed_are_the_same_whatever_other_jobs_have_done(
