@@ -19,7 +19,10 @@ IN_DOUBT = "left and right are in doubt"
 HU_IN_DOUBT = "Hounsfield units are in doubt"
 """What notes say where a CT does not tell how its numbers become HU."""
 
-DOUBTS = (IN_DOUBT, HU_IN_DOUBT)
+END_IN_DOUBT = "slices may be lacking at an end"
+"""What notes say where a file that may be a slice cannot be read: at an end no gap tells that it is lost."""
+
+DOUBTS = (IN_DOUBT, HU_IN_DOUBT, END_IN_DOUBT)
 """Words of a reader's notes that make a case one to look at."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

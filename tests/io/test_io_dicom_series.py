@@ -19,6 +19,7 @@ from medseg.io.dicom.scan import scan
 from medseg.io.dicom.stacks import IrregularSeries
 from medseg.io.dicom.write_series import SeriesFacts, write_ct_series
 from medseg.io.doors import content_hash, read_geometry, read_image
+from medseg.io.layout import DOUBTS
 
 SPACING = (0.8, 1.1, 2.5)
 RAS_LPS = np.array([-1.0, -1.0, 1.0])
@@ -355,3 +356,27 @@ def test_equal_input_gives_equal_files(tmp_path):
         write_ct_series(hu(), grid((9, 11, 6)), tmp_path / name, patient="p7")
     for first, second in zip(sorted((tmp_path / "a").iterdir()), sorted((tmp_path / "b").iterdir())):
         assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("spoil", ["empty", "cut in its header", "cut before the mark"])
+def test_a_file_lost_at_an_end_puts_the_volume_in_doubt(series, tmp_path, spoil):
+    """No gap tells of it: the five slices left lie evenly."""
+    whole = series[-1].read_bytes()
+    series[-1].write_bytes({"empty": b"", "cut in its header": whole[:300]}.get(spoil, whole[:100]))
+    image = read_image(series[0].parent)
+    assert image.array.shape[-1] == len(series) - 1
+    said = [note for note in image.notes if "slices may be lacking at an end" in note]
+    assert len(said) == 1
+    assert said[0].startswith("1 of the files beside its slices cannot be read (")
+    assert any(words in said[0] for words in DOUBTS), "such a case is one to look at"
+
+
+def test_other_files_beside_a_series_put_nothing_in_doubt(series):
+    folder = series[0].parent
+    (folder / "notes.txt").touch()
+    (folder / ".hidden.dcm").touch()
+    other = pydicom.dcmread(series[0])
+    other.SeriesInstanceUID, other.Modality = "2.25.7", "SR"
+    del other.PixelData
+    other.save_as(folder / "report.dcm")
+    assert not any("lacking" in note for note in read_series(series).notes)

@@ -34,6 +34,7 @@ from medseg.io.dicom.stacks import (
     split,
     wander_mm,
 )
+from medseg.io.dicom.unread import lost_beside
 
 SIDEWAYS_ALLOWED = 0.05
 """How far, as a share of a pixel, a picture may lie beside the line of the others."""
@@ -57,7 +58,8 @@ def read_series(files: Sequence[Path], irregular: str = "error", spacing_toleran
     array, more = read_pixels(stack.slices)
     if spacing.faults:
         array = _even(array, spacing, geometry.shape[2])
-    return Image(array[None], geometry, stack.first.modality, _origin(stack), (*stack.notes, *notes, *more))
+    notes = (*stack.notes, *notes, *more, *lost_beside(stack.slices))
+    return Image(array[None], geometry, stack.first.modality, _origin(stack), notes)
 
 
 def read_series_geometry(

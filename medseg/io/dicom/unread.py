@@ -1,0 +1,60 @@
+"""Files among a series' slices that cannot be read: a slice that is lost at an end leaves no gap that would tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg.io.dicom.headers import NotASlice, Slice, read_slices
+from medseg.io.layout import END_IN_DOUBT
+from medseg.io.names import DICOM
+
+LONGEST_HEADER = 2**16
+"""A file that was cut inside its header is shorter; slices of other series, which are not opened for this, are longer."""
+
+LOST = (
+    "empty file",
+    "damaged header",
+    "cannot be read",
+    "no pixels",
+    "pixel data is",
+    "claims",
+    "not a DICOM file",
+)
+"""How the reasons begin for which a slice is none any more."""
+
+
+def lost_beside(slices: Sequence[Slice]) -> tuple[str, ...]:
+    """A note where files in the folders of `slices`, named like them, are empty or cut inside their headers.
+
+    A file that was cut in its pixels still tells its series, which is refused for it when the folder is scanned.
+    """
+    mine = {one.path for one in slices}
+    endings = {path.suffix.lower() for path in mine}
+    reasons: list[str] = []
+    for folder in sorted({path.parent for path in mine}):
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            path = Path(entry.path)
+            if path.suffix.lower() not in endings or path in mine or path.name.startswith("."):
+                continue
+            if (
+                entry.is_file()
+                and entry.stat().st_size < LONGEST_HEADER
+                and (why := _unread(path, slices[0].series_uid))
+            ):
+                reasons.append(why)
+    if not reasons:
+        return ()
+    return (f"{len(reasons)} of the files beside its slices cannot be read ({reasons[0]}): {END_IN_DOUBT}",)
+
+
+def _unread(path: Path, series_uid: str) -> str:
+    """Why a file that should be a slice is none; "" for files that are whole, of other series, or were never DICOM."""
+    try:
+        read_slices(path)
+    except NotASlice as err:
+        foreign = err.reason == "not a DICOM file" and path.suffix.lower() not in DICOM
+        other = err.left_out(path).series_uid not in ("", series_uid)
+        return err.reason if err.reason.startswith(LOST) and not foreign and not other else ""
+    return ""
