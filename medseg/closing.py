@@ -60,7 +60,15 @@ def _scores(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.scores_json.exists():
         return None
     found = read_json(folder.scores_json)
-    return {key: found[key] for key in ("mean", "per_class", "reference", "n", "folds") if key in found}
+    wanted = (
+        "mean",
+        "per_class",
+        "reference",
+        "n",
+        "folds",
+        *(["trained_on"] if found.get("trained_on") else []),
+    )
+    return {key: found[key] for key in wanted if key in found}
 
 
 def counts(walk: Walk) -> dict[str, int]:
@@ -128,6 +136,9 @@ def _score_table(slug: str, folder: RunFolder) -> list[str]:
         return [f"  {slug}"]
     against = scores.get("reference", "label")
     head = f"  {slug}" + ("" if against == "label" else f"  agreement with {against}, which is not truth")
+    learnt = len(scores.get("trained_on", ()))
+    if learnt:
+        head += f"  no measure of new cases: the model has learnt from {learnt} of {scores['n']}"
     rows = [head, "    " + "class".ljust(22) + "".join(title.rjust(16) for _, title, _ in SHOWN)]
     for name, values in [*scores.get("per_class", {}).items(), ("mean", scores.get("mean", {}))]:
         rows.append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from medseg.config_planned import IntensityPlan as IntensityPlan
 from medseg.config_planned import Plan as Plan
@@ -27,7 +27,8 @@ from medseg.config_types import (
     PromptSetting,
     SearchSetting,
     SmallestPartSetting,
-    SpacingMm,
+    SpacingSetting,
+    Weight,
 )
 from medseg.config_types import Compute as Compute
 from medseg.config_types import PatientWords as PatientWords
@@ -193,9 +194,7 @@ class Data(Section):
 class Ingest(Section):
     """How images are prepared for the network."""
 
-    spacing_mm: list[SpacingMm] | Literal["auto"] = Field(
-        "auto", description="the network's grid in mm for RAS axes; auto lets the plan decide"
-    )
+    spacing_mm: SpacingSetting = "auto"
     intensity: dict[str, Any] | Literal["auto", "none", "zscore", "rgb"] = Field(
         "auto",
         description="{window_hu: [low, high]}, {percentile: [0.5, 99.5]}, zscore (foreground), rgb, none; auto by modality",
@@ -251,7 +250,7 @@ class Train(Section):
     augment: dict[str, Any] | Literal["default", "light", "none"] = Field(
         "default", description="a preset, or {transform: {probability and ranges}}"
     )
-    class_weights: dict[str, float] | Literal["balanced"] | None = Field(
+    class_weights: dict[str, Weight] | Literal["balanced"] | None = Field(
         None, description="weights of the cross-entropy by class name, or balanced (inverse root frequency)"
     )
     deep_supervision: bool = Field(
@@ -396,6 +395,13 @@ class Track(Section):
     log_model: bool = Field(True, description="store the model with a signature, loadable by mlflow.pyfunc")
 
 
+class Places(dict[tuple[Any, ...], str]):
+    """Where each key of a pipeline stood in its file, "tiny.yaml line 4"; pipelines of other files may be equal."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places)
+
+
 class Pipeline(Section):
     """A whole journey: check, plan, ingest, train, predict, score, report."""
 
@@ -411,6 +417,7 @@ class Pipeline(Section):
     report: Report = Field(default_factory=Report, description="the page")
     track: Track = Field(default_factory=Track, description="MLflow")
     compute: Compute = Field(default_factory=Compute, description="device, cores, memory, seed")
+    _places: Places = PrivateAttr(default_factory=Places)
 
     @field_validator("system", mode="before")
     @classmethod

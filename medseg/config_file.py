@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medseg.config import Pipeline, Section
 from medseg.core.atomic import write_text
-from medseg.core.errors import UserError, did_you_mean
+from medseg.core.errors import UserError, did_you_mean, nearest
 
 SCHEMA = "`medseg schema` prints every key with its meaning"
 MAX_BYTES = 1_000_000
@@ -37,7 +39,35 @@ def load_pipeline(
     source = read_with_includes(path)
     apply_overrides(source, overrides)
     _merge(source.values, extra or {}, source.places, {})
-    return validate(Pipeline, source, str(path))
+    pipeline: Pipeline = validate(Pipeline, source, str(path))
+    pipeline._places.update(source.places)
+    return pipeline
+
+
+KEY = re.compile(r"[a-z_]+(\.[^\s,:/]+)+")
+"""A setting as errors name it: `train.class_weights`."""
+
+
+@contextmanager
+def placed(pipeline: Pipeline) -> Iterator[None]:
+    """Adds file and line to an error that names a setting of the pipeline file; once, at the door."""
+    try:
+        yield
+    except UserError as err:
+        err.where = with_place(pipeline, err.where)
+        raise
+
+
+def with_place(pipeline: Pipeline, where: str) -> str:
+    """`tiny.yaml line 4  train.freeze` for `train.freeze`; as it is where the file does not give that key."""
+    found = KEY.match(where)
+    keys = tuple(found[0].split(".")) if found else ("",)
+    if keys[0] not in Pipeline.model_fields:
+        return where
+    spellings = (keys, tuple("from" if key == "start_from" else key for key in keys))
+    places = (_place(Source({}, pipeline._places), one, "", shortest=2) for one in spellings)
+    place = next(filter(None, places), "")
+    return f"{place}  {where}" if place else where
 
 
 def validate(kind: type[Section], source: Source, name: str, hint: str = SCHEMA) -> Any:
@@ -47,17 +77,44 @@ def validate(kind: type[Section], source: Source, name: str, hint: str = SCHEMA)
     try:
         return kind.model_validate(source.values)
     except ValidationError as err:
-        faults = sorted({_sentence(kind, fault, source, name) for fault in err.errors()})
+        faults = sorted({_sentence(kind, fault, source, name) for fault in _meant(err.errors())})
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise UserError(f"has {count}", name, hint, faults)
 
 
-def _sentence(kind: type[Section], fault: Any, source: Source, name: str) -> str:
-    keys = [
+def _meant(faults: Sequence[Any]) -> list[Any]:
+    """Without the faults of the other forms that a value may have: a wrong list is no misspelt word, nor the reverse."""
+
+    def is_other(fault: Any) -> bool:
+        text, keys = isinstance(fault["input"], str), _keys_of(fault)
+        beside = [f for f in faults if f is not fault and _keys_of(f)[: len(keys)] == keys]
+        if fault["type"] in ("literal_error", "model_type"):
+            return not text and any(
+                f["type"] != "literal_error" or len(_keys_of(f)) > len(keys) for f in beside
+            )
+        words = [f["ctx"]["expected"] for f in beside if f["type"] == "literal_error" and _keys_of(f) == keys]
+        near = (
+            any(nearest(fault["input"], word.replace("'", "").split(", ")) for word in words)
+            if text
+            else False
+        )
+        return bool(words) and text and (near or fault["type"] not in ("list_type", "dict_type"))
+
+    return [fault for fault in faults if not is_other(fault)]
+
+
+def _keys_of(fault: Any) -> list[Any]:
+    """The keys that lead to a fault, without pydantic's names of types."""
+    kinds = ("System", "str", "int", "float", "list", "dict")
+    return [
         k
         for k in fault["loc"]
-        if not (isinstance(k, str) and ("[" in k or k in ("System", "str", "int", "float", "list", "dict")))
+        if not (isinstance(k, str) and ("[" in k or k in kinds or k.startswith("constrained-")))
     ]
+
+
+def _sentence(kind: type[Section], fault: Any, source: Source, name: str) -> str:
+    keys = _keys_of(fault)
     where = _place(source, tuple(keys), name)
     dotted = ".".join(str(k) for k in keys)
     if fault["type"] == "extra_forbidden":
@@ -73,8 +130,8 @@ def _sentence(kind: type[Section], fault: Any, source: Source, name: str) -> str
     return f"{where}  {dotted}: {message}, got {_short(fault.get('input'))}"
 
 
-def _place(source: Source, keys: tuple, name: str) -> str:
-    for length in range(len(keys), 0, -1):
+def _place(source: Source, keys: tuple, name: str, shortest: int = 1) -> str:
+    for length in range(len(keys), shortest - 1, -1):
         if keys[:length] in source.places:
             return source.places[keys[:length]]
     return name
@@ -294,6 +351,8 @@ def _override(source: Source, text: str) -> None:
             source.places[tuple(keys[:depth])] = "--set"
         node = node[key]
     node[keys[-1]] = value
+    for below in [place for place in source.places if place[: len(keys)] == tuple(keys)]:
+        del source.places[below]
     source.places[tuple(keys)] = "--set"
 
 

@@ -205,6 +205,12 @@ SearchSetting = Annotated[
 ]
 
 
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SpacingSetting = Annotated[
+    Annotated[list[SpacingMm], Field(min_length=2, max_length=3)] | Literal["auto"],
+    Field(description="the network's grid in mm for RAS axes; auto lets the plan decide"),
+]
+
 BatchSetting = Annotated[
     Annotated[int, Field(ge=1)] | Literal["auto", "measured"],
     Field(

@@ -20,7 +20,8 @@ from typing import Any
 import medseg
 from medseg import cross_validation, mean_of_two, two_stages
 from medseg.config import Pipeline, System
-from medseg.config_file import load_pipeline, save_pipeline
+from medseg.config_file import load_pipeline, placed, save_pipeline, with_place
+from medseg.config_plan import load_plan
 from medseg.core.at_work import at_work
 from medseg.core.atomic import remove_leftovers
 from medseg.core.errors import Interrupted, UserError
@@ -28,9 +29,11 @@ from medseg.core.machine import cores, watch_memory
 from medseg.core.progress import duration, keep_log, say
 from medseg.core.run import Result, RunFolder
 from medseg.data.cohort import resolved
+from medseg.data.named import require_class_names
 from medseg.jobs import journal
 from medseg.jobs.lock import one_at_a_time
 from medseg.remember import Memory
+from medseg.train.beforehand import require_start
 
 ROAD = ("check", "plan", "ingest", "train", "predict", "score", "report")
 ONCE = ("check", "report")
@@ -67,6 +70,11 @@ def run(
     Raises UserError for bad input and Interrupted when the run was asked to stop; both leave a folder that the same
     call continues.
     """
+    with placed(pipeline):
+        return _run(pipeline, out, steps, force)
+
+
+def _run(pipeline: Pipeline, out: Path, steps: Sequence[str], force: Iterable[str]) -> Walk:
     check_names(pipeline)
     mean_of_two.refuse_alone(pipeline)
     two_stages.refuse_alone(pipeline)
@@ -74,6 +82,9 @@ def run(
         cross_validation.refuse_contradictions(pipeline)
     # What the data set says of its classes, ignore value and channels counts in every room.
     pipeline = pipeline.model_copy(update={"data": resolved(pipeline.data)})
+    check_classes(pipeline)
+    if "train" in steps:
+        require_start(pipeline)
     walk = Walk(RunFolder(out), pipeline)
     out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
@@ -95,6 +106,8 @@ def run(
                         memory,
                         again=leg.step in force or (leg.step in JOINED and "score" in force),
                     )
+                if leg.step == "plan":
+                    _look_ahead(leg, steps)
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
@@ -114,16 +127,20 @@ def check_names(pipeline: Pipeline) -> None:
     from medseg.metrics.table import find_metric
     from medseg.zoo.build import find
 
-    asked: list[tuple[Callable[[str], Any], str]] = [(find, s.name) for s in pipeline.systems]
-    asked.append((find_loss, _loss_name(pipeline)))
-    asked += [(find_metric, name) for name in pipeline.score.metrics]
+    asked: list[tuple[str, Callable[[str], Any], str]] = []
+    for number, system in enumerate(pipeline.systems):
+        key = f"system.{number}.name" if isinstance(pipeline.system, list) else "system.name"
+        asked.append((key, find, system.name))
+    asked.append(("train.loss", find_loss, _loss_name(pipeline)))
+    asked += [(f"score.metrics.{k}", find_metric, name) for k, name in enumerate(pipeline.score.metrics)]
     if pipeline.score.reference != "label":
-        asked.append((find, pipeline.score.reference))
+        asked.append(("score.reference", find, pipeline.score.reference))
     faults = []
-    for ask, name in asked:
+    for key, ask, name in asked:
         try:
             ask(name)
         except UserError as err:
+            err.where = with_place(pipeline, key)
             faults.append(str(err).replace("\n", " "))
     if faults:
         raise UserError(
@@ -131,6 +148,27 @@ def check_names(pipeline: Pipeline) -> None:
             f"pipeline {pipeline.name}",
             faults=faults,
         )
+
+
+def check_classes(pipeline: Pipeline) -> None:
+    """Refuses settings that name no class, where the classes are known before anything is read."""
+    from medseg.model.facts import load_facts
+
+    if pipeline.predict.model is not None:
+        facts = load_facts(Path(pipeline.predict.model))
+        require_class_names(pipeline, [str(entry["name"]) for entry in facts["classes"]])
+    elif pipeline.data.classes:
+        require_class_names(pipeline, list(pipeline.data.classes))
+
+
+def _look_ahead(leg: Leg, steps: Sequence[str]) -> None:
+    """What the plan makes known is asked before cases are prepared: names of classes and weights, a start that fits."""
+    plan = load_plan(leg.folder.plan)
+    require_class_names(leg.pipeline, [str(entry["name"]) for entry in plan.classes])
+    if "train" in steps:
+        from medseg.train.beforehand import require_trainable
+
+        require_trainable(leg.pipeline, leg.folder)
 
 
 def _loss_name(pipeline: Pipeline) -> str:

@@ -14,6 +14,9 @@ from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
 from medseg.data.cohort import cohort_key, data_root, find_cases, resolved, save_cohort
 from medseg.data.patients import require_clear_patients
+from medseg.data.reading import read_image
+from medseg.data.rows import Cohort
+from medseg.ingest.asked import require_grid
 
 KEYS = ("data", "system", "predict")
 READS: tuple[str, ...] = ()
@@ -36,6 +39,7 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     training = trains(pipeline)
     if training:
         require_clear_patients(cohort)
+        ask_first_case(pipeline, cohort, data)
     checked = check_cohort(cohort, resolved(data, root), training, pipeline.compute.workers)
     write_failed(checked.cohort, checked.states, folder)
     refuse_nothing_left(checked, training)
@@ -49,6 +53,20 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
         key: checked.facts[key] for key in ("layout", "patients", "orientation", "splits", "class_cases")
     }
     return result
+
+
+def ask_first_case(pipeline: Pipeline, cohort: Cohort, data: Data) -> None:
+    """Holds a grid or patch that was asked for against one case: a wrong number of axes shows before all are read."""
+    if isinstance(pipeline.ingest.spacing_mm, str) and isinstance(pipeline.train.patch_size, str):
+        return
+    for row in cohort.rows[:3]:
+        try:
+            image = read_image(row, data)
+        except Exception:  # whatever is wrong with it, the check will name it
+            continue
+        grid = image.geometry
+        require_grid(pipeline, grid.shape, grid.spacing, grid.unit, len(image.array))
+        return
 
 
 def trains(pipeline: Pipeline) -> bool:

@@ -35,7 +35,7 @@ def decide_spacing(
             )
         return None, "photographs have no size in mm: pixels as they are"
     if not isinstance(setting, str):
-        if len(setting) != fingerprint.dims or min(setting) <= 0:
+        if len(setting) != fingerprint.dims:
             raise UserError(
                 f"{setting} for {fingerprint.dims}D images",
                 "ingest.spacing_mm",

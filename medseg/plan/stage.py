@@ -10,6 +10,7 @@ from medseg.config_plan import save_plan
 from medseg.core.errors import UserError
 from medseg.core.progress import say
 from medseg.core.run import Result, RunFolder
+from medseg.ingest.asked import require_grid
 from medseg.plan.configurations import advice
 from medseg.plan.grids import mirrored_sides
 
@@ -44,6 +45,8 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
     card = find(pipeline.only_system.name)
     cohort = load_cohort(folder)
     rows = _rows_to_measure(cohort, card.kind)
+    if card.kind != "classical":
+        _require_grids(pipeline, folder)
     fingerprint = take_fingerprint(rows, pipeline, cohort.classes)
     _require_dims(card, pipeline.only_system, fingerprint.dims)
     if card.kind == "classical":
@@ -112,6 +115,20 @@ def in_words(plan: Plan, pipeline: Pipeline) -> str:
         f"{cost['step_seconds']:.2g} s and {cost['train_ram_bytes'] / 1e9:.1f} GB, "
         f"training about {cost['train_minutes']:.2g} min, predicting {cost['predict_seconds']:.2g} s a case{few}"
     )
+
+
+def _require_grids(pipeline: Pipeline, folder: RunFolder) -> None:
+    """Holds the grid that was asked for against what the check knows of each case, before any is read again."""
+    import pandas as pd
+
+    table = pd.read_parquet(folder.cases)
+    if "shape" not in table:
+        return
+    used = table[(table["status"] == "ok") & table["shape"].notna()]
+    for shape, spacing, unit, channels in zip(
+        used["shape"], used["spacing"], used["unit"], used["channels"], strict=True
+    ):
+        require_grid(pipeline, [int(n) for n in shape], list(map(float, spacing)), unit, int(channels))
 
 
 def _require_dims(card: Any, system: System, dims: int) -> None:

@@ -22,7 +22,7 @@ from medseg.metrics.case import Row
 from medseg.score.cases import sidecars
 from medseg.score.postprocessing import choose_postprocessing
 from medseg.score.reference import LABEL
-from medseg.score.stage import Scored, facts_of, write_table
+from medseg.score.stage import Scored, facts_of, learnt_in_words, write_table
 
 KEYS = ("score",)
 READS: tuple[str, ...] = ()
@@ -202,7 +202,10 @@ def _scores(pipeline: Pipeline, first: Sequence[RunFolder]) -> dict[str, Any]:
     joined.rows.sort(key=lambda row: row["case"])
     write_table(joined.rows, folder.folds_table, more=("fold",))
     facts = facts_of(pipeline, joined, predicted)
-    return {"of": "validation cases, each by a model that has not seen it", **facts}
+    seen = sorted({case for member in first for case in read_json(member.scores_json).get("trained_on", ())})
+    # A start (train.start_from) may have learnt from them before the fold's own training.
+    of = "validation cases, each by a model that has not seen it"
+    return {"of": "validation cases" if seen else of, **facts, "trained_on": seen}
 
 
 def _rows(path: Path) -> list[Row]:
@@ -285,7 +288,8 @@ def in_words(facts: Mapping[str, Any], members: Sequence[RunFolder], others: Seq
     parts = [f"{len(members)} trainings joined ({len(folds['folds'])} folds, {len(folds['seeds'])} seeds)"]
     dice = folds["over_folds"]["mean"].get("dice")
     if dice and dice["mean"] is not None:
-        parts.append(f"out-of-fold Dice {facts['mean']['dice']:.3f}, over folds {plus_minus(dice)}")
+        learnt = learnt_in_words(facts)
+        parts.append(f"out-of-fold Dice {facts['mean']['dice']:.3f}{learnt}, over folds {plus_minus(dice)}")
     if folds["over_seeds"] and folds["over_seeds"]["mean"].get("dice"):
         parts.append(f"over seeds {plus_minus(folds['over_seeds']['mean']['dice'])}")
     if others:

@@ -154,15 +154,21 @@ def _score_all(
 
 
 def _trained_on(pipeline: Pipeline, folder: RunFolder, rows: Sequence[Row]) -> set[str]:
-    """Cases that the model of this run has learnt from: their scores say nothing about new ones."""
-    if pipeline.predict.model is not None or not (folder.model / "model.json").is_file():
-        return set()
-    from medseg.model.facts import load_facts
+    """Cases that the model of this run has learnt from: their scores say nothing about new ones.
 
-    facts = load_facts(folder.model)
-    if facts["kind"] == "classical" and not facts.get("training"):
+    By the images that its folder names, those of the model it started from among them, and by the split.
+    """
+    from medseg.model.facts import load_facts
+    from medseg.model.learnt import image_keys, learnt_by
+
+    if not (folder.model / "model.json").is_file():
         return set()
-    return {row["case"] for row in rows if row["split"] == "train"}
+    facts, learnt, keys = load_facts(folder.model), learnt_by(folder.model).images, image_keys(folder)
+    found = {row["case"] for row in rows if keys.get(row["case"]) in learnt}
+    untaught = facts["kind"] == "classical" and not facts.get("training")
+    if pipeline.predict.model is not None or untaught:
+        return found
+    return found | {row["case"] for row in rows if row["split"] == "train"}
 
 
 def _failed_before(folder: RunFolder) -> dict[str, str]:
@@ -207,9 +213,13 @@ def _line(facts: Mapping[str, Any]) -> str:
     spread = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
     mean = "" if dice is None else f": mean Dice {dice:.3f}{spread}"
     missed = f", {facts['misses']} missed structures" if facts["misses"] else ""
-    learnt = len(facts["trained_on"])
-    which = "" if not learnt else f" (the model has learnt from {learnt} of them: no measure of new cases)"
-    return f"{done} cases scored{which}{against}{mean}{missed}, {facts['cases']['review']} to look at"
+    return f"{done} cases scored{learnt_in_words(facts)}{against}{mean}{missed}, {facts['cases']['review']} to look at"
+
+
+def learnt_in_words(facts: Mapping[str, Any]) -> str:
+    """` (the model has learnt from N of them: ..)`, or nothing."""
+    learnt = len(facts.get("trained_on", ()))
+    return f" (the model has learnt from {learnt} of them: no measure of new cases)" if learnt else ""
 
 
 def write_table(rows: Sequence[Row], path: Path, more: Sequence[str] = ()) -> None:

@@ -47,6 +47,7 @@ class Tried:
 def train_classical(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> Result:
     """Fits and searches where that is possible and asked for, and writes the model folder."""
     from medseg.model.folder import build_system, save_model
+    from medseg.model.learnt import learnt_facts
     from medseg.train.stage import data_hash
 
     start = time.monotonic()
@@ -79,7 +80,12 @@ def train_classical(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> Result
         plan=plan,
         scores=scores,
         data_hash=data_hash(folder),
-        extra={"training": {**training, "cases": len(train)}} if facts else {},
+        extra={
+            "training": {**training, "cases": len(train)},
+            "learnt_from": learnt_facts(folder, [name for name, _ in train]),
+        }
+        if facts
+        else {},
     )
     details = {"model": digest, **({"val_dice": scores["dice"], "val_iou": scores["iou"]} if scores else {})}
     return Result("train", ", ".join(words), len(train) if facts else 0, details=details)

@@ -47,17 +47,22 @@ def read_nnunet(path: Path, system: str) -> dict[str, Tensor]:
     Raises UserError for other systems, for files that are no such checkpoint, and for tensors of unknown names.
     """
     path = Path(path)
+    require_known(system)
+    if not path.is_file():
+        raise UserError(
+            "no such checkpoint", str(path), "give the path of a checkpoint_final.pth, or a model folder"
+        )
+    return renamed(read_foreign(path).tensors, system, str(path))
+
+
+def require_known(system: str) -> None:
+    """Raises UserError for systems that nnU-Net's weights do not fit."""
     if system not in RULES:
         raise UserError(
             f"weights of nnU-Net fit {' and '.join(RULES)}, not {system}",
             "train.start_from, system.name",
             f"set system.name: {next(iter(RULES))}, or start from a model folder",
         )
-    if not path.is_file():
-        raise UserError(
-            "no such checkpoint", str(path), "give the path of a checkpoint_final.pth, or a model folder"
-        )
-    return renamed(read_foreign(path).tensors, system, str(path))
 
 
 def renamed(weights: Mapping[str, Tensor], system: str, where: str) -> dict[str, Tensor]:

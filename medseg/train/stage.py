@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,13 @@ SHARE_OF_RAM = 0.3
 
 def inputs(pipeline: Pipeline, folder: RunFolder) -> str:
     """What else the model depends on: the seed, models that are given, which prepared cases there are."""
+    from medseg.train.start_from import source_of
+
     facts = [str(pipeline.compute.seed), _prepared_key(folder)]
     if pipeline.train.search:
         facts.append(repr(pipeline.predict.prompt))
-    for given in (pipeline.predict.model, pipeline.train.start_from):
+    start = pipeline.train.start_from
+    for given in (pipeline.predict.model, start and str(source_of(start))):
         path = Path(given or "") / "model.json"
         facts.append(
             path.read_text(encoding="utf-8", errors="replace") if given and path.is_file() else str(given)
@@ -85,6 +89,7 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
 
     from medseg.ingest.augment.build import build_augmenter
     from medseg.model.folder import build_system, save_model
+    from medseg.model.learnt import learnt_facts
     from medseg.train.checkpoints import mark_finished
     from medseg.train.loop import train
     from medseg.train.objective import without_effect
@@ -97,11 +102,7 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     net = build_system(system, plan)
     if idle := without_effect(net, pipeline.train):
         say(f"train    {idle}")
-    if pipeline.train.start_from is not None:
-        from medseg.train.start_from import take_weights
-
-        taken = take_weights(net, Path(pipeline.train.start_from), system, plan)
-        say(f"train    {taken.line}")
+    start, seen = take_start(net, pipeline, folder, system, plan)
     spec = pipeline.train.augment
     require_fixed_sides(spec, job)
     beyond = pipeline.train.beyond_image
@@ -111,6 +112,7 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
 
         augment = CascadeAugmenter(augment, plan)
     trained = train(net, job, augment)
+    trained = replace(trained, notes=(*seen, *trained.notes))
     for note in trained.notes:
         say(f"train    {note}")
     if not several.is_first():
@@ -122,7 +124,11 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
         plan=plan,
         scores=trained.scores,
         data_hash=data_hash(folder),
-        extra={"training": facts_of(trained, job), **upright_facts(job.train, plan)},
+        extra={
+            "training": facts_of(trained, job),
+            "learnt_from": learnt_facts(folder, job.train, start),
+            **upright_facts(job.train, plan),
+        },
     )
     if plan.previous is not None:
         digest = add_earlier(pipeline, folder, plan)
@@ -130,6 +136,21 @@ def train_network(pipeline: Pipeline, folder: RunFolder, plan: Plan, card: Card)
     return Result(
         "train", in_words(trained), len(job.train), details={"model": digest, **numbers_of(trained)}
     )
+
+
+def take_start(
+    net: Any, pipeline: Pipeline, folder: RunFolder, system: System, plan: Plan
+) -> tuple[Path | None, tuple[str, ...]]:
+    """Gives the network the weights of `train.start_from`. Returns where they come from, and what has to be noted."""
+    from medseg.model.learnt import seen_before
+    from medseg.train.start_from import source_of, take_weights
+
+    if pipeline.train.start_from is None:
+        return None, ()
+    source = source_of(pipeline.train.start_from)
+    say(f"train    {take_weights(net, source, system, plan).line}")
+    seen = seen_before(source, folder)
+    return source, (seen,) if seen else ()
 
 
 def add_earlier(pipeline: Pipeline, folder: RunFolder, plan: Plan) -> str:

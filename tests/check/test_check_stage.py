@@ -290,3 +290,39 @@ def test_the_draft_takes_the_likeliest_of_several_kinds_of_images_and_names_the_
     )
     cohort = find_cases(load_pipeline(path).data)
     assert [bool(row.labels) for row in cohort.rows] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"ingest": {"spacing_mm": [2, 2]}}, r"\[2.0, 2.0\] for 3D images(.|\n)*give 3 positive numbers in mm"),
+        ({"ingest": {"spacing_mm": [1e-3, 1e-3, 1e-3]}, "compute": {"ram": "8 GB"}}, r"960,000,000,000 voxels .* 7,680.0 GB, of 8.0 GB"),
+        ({"train": {"patch_size": [32, 32]}}, r"\[32, 32\] has 2 numbers for 3D images"),
+    ],
+)  # fmt: skip
+def test_a_grid_that_cannot_be_meant_is_refused_after_one_case(
+    cohort, tmp_path, monkeypatch, sections, words
+):
+    from medseg.check import look
+
+    monkeypatch.setattr(look, "map_cases", lambda *_, **__: pytest.fail("all cases are read"))
+    values = {"name": "t", "system": {"name": "3d-u-net", "size": "tiny"}, "data": {"root": str(cohort()), "classes": CLASSES}}  # fmt: skip
+    with pytest.raises(UserError, match=words):
+        stage.run(Pipeline(**values, **sections), RunFolder(tmp_path / "run"))
+
+
+def test_photographs_have_no_grid_in_mm_and_that_is_said_after_one_case(tmp_path):
+    from PIL import Image
+
+    for kind, value in (("images", 90), ("labels", 1)):
+        (tmp_path / "d" / kind).mkdir(parents=True)
+        for n in range(3):
+            Image.fromarray(np.full((16, 16), value + (n if kind == "images" else 0), np.uint8)).save(
+                tmp_path / "d" / kind / f"p{n}.png"
+            )
+    values = {"name": "t", "system": {"name": "u-net", "size": "tiny"}, "ingest": {"spacing_mm": [1, 1, 1]}}
+    with pytest.raises(UserError, match="for images without a size in mm"):
+        stage.run(
+            Pipeline(**values, data={"root": str(tmp_path / "d"), "modality": "photo", "classes": {"a": 1}}),
+            RunFolder(tmp_path / "run"),
+        )

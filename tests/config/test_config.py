@@ -180,3 +180,52 @@ def test_shipped_presets_can_be_included(tmp_path: Path) -> None:
     ):  # recipes of `medseg bench` are no presets
         pipeline = load_pipeline(write(tmp_path, f"include: {preset}\n{GOOD}"))
         assert pipeline.train.minutes or pipeline.train.steps
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ingest: {spacing_mm: [2, 2, -1]}", "p.yaml line 3  ingest.spacing_mm.2: Input should be greater than 0, got -1"),
+        ("ingest: {spacing_mm: [.nan, 2, 2]}", "line 3  ingest.spacing_mm.0: Input should be a finite number, got nan"),
+        ("ingest: {spacing_mm: [2]}", "line 3  ingest.spacing_mm: List should have at least 2 items"),
+        ("ingest: {spacing_mm: atuo}", "line 3  ingest.spacing_mm: must be one of auto, did you mean auto?, got 'atuo'"),
+        ("train: {batch_size: mesured}", "line 3  train.batch_size: must be one of auto, measured, did you mean measured?"),
+        ("train: {batch_size: 0}", "line 3  train.batch_size: Input should be greater than or equal to 1, got 0"),
+        ("train: {class_weights: {a: -1}}", "line 3  train.class_weights.a: Input should be greater than or equal to 0"),
+    ],
+)  # fmt: skip
+def test_a_value_of_several_forms_has_one_fault_that_of_the_form_that_was_meant(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(f"name: x\nsystem: u-net\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        load_pipeline(path)
+    assert len(caught.value.faults) == 1
+    assert words in caught.value.faults[0]
+
+
+def test_a_list_given_by_set_is_not_blamed_on_the_line_that_it_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("name: x\nsystem: u-net\ningest: {spacing_mm: [1, 1, 1]}\n")
+    with pytest.raises(UserError) as caught:
+        load_pipeline(path, ["ingest.spacing_mm=[2, 2, 0]"])
+    assert caught.value.faults == ("--set  ingest.spacing_mm.2: Input should be greater than 0, got 0",)
+
+
+def test_an_error_that_names_a_key_gets_its_line_at_the_door(tmp_path: Path) -> None:
+    from medseg.config_file import placed
+
+    path = tmp_path / "p.yaml"
+    path.write_text("name: x\nsystem: u-net\ntrain:\n  steps: 3\n  from: elsewhere\n")
+    pipeline = load_pipeline(path)
+    for where, found in (
+        ("train.start_from", "p.yaml line 5  train.start_from"),
+        ("train.start_from, system.name", "p.yaml line 5  train.start_from, system.name"),
+        ("predict.flips: true", "predict.flips: true"),
+        ("train.v2/old", "train.v2/old"),
+        ("case a", "case a"),
+    ):
+        with pytest.raises(UserError) as caught, placed(pipeline):
+            raise UserError("no", where)
+        assert caught.value.where == found

@@ -265,10 +265,10 @@ def test_a_class_that_a_dicom_segmentation_leaves_out_is_missed(run):
 @pytest.mark.parametrize(
     ("model", "given", "learnt"),
     [
-        ({"kind": "network"}, None, ["a", "b"]),
-        ({"kind": "classical", "training": {"search": 3}}, None, ["a", "b"]),
-        ({"kind": "classical"}, None, []),
-        ({"kind": "network"}, "OTHER", []),
+        ({"kind": "network", "plan": {}}, None, ["a", "b"]),
+        ({"kind": "classical", "training": {"search": 3}, "plan": {}}, None, ["a", "b"]),
+        ({"kind": "classical", "plan": {}}, None, []),
+        ({"kind": "network", "plan": {}}, "OTHER", []),
         (None, None, []),
     ],
 )

@@ -170,11 +170,38 @@ def test_starting_from_something_quite_different_is_refused(walk: Callable) -> N
     pipeline, folder = walk("first", system={"name": "v-net", "size": "tiny"})
     stage.run(pipeline, folder)
     other, second = walk("second", train={"start_from": str(folder.model)})
-    with pytest.raises(UserError, match=r"not one of its \d+ weight tensors fits"):
+    with pytest.raises(UserError, match=r"not one kernel of its \d+ weight tensors fits"):
         stage.run(other, second)
     lost, third = walk("third", train={"start_from": str(folder.path / "nowhere")})
     with pytest.raises(UserError, match="no such model folder"):
         stage.run(lost, third)
+
+
+def test_a_start_of_other_axes_is_refused_although_its_norms_would_fit(
+    walk: Callable, plan: Callable
+) -> None:
+    from medseg.config import System
+    from medseg.model.folder import build_system
+    from medseg.train.start_from import take_weights
+
+    pipeline, folder = walk("first", system={"name": "u-net", "size": "tiny"})
+    stage.run(pipeline, folder)
+    flat, system = plan(dims=2, patch_size=[16, 16]), System(name="u-net", size="tiny")
+    with pytest.raises(UserError, match="is a network of 3D kernels, this one has 2D kernels"):
+        take_weights(build_system(system, flat), folder.model, system, flat)
+
+
+def test_a_start_whose_channels_have_other_names_is_said(walk: Callable, plan: Callable) -> None:
+    from medseg.model.folder import build_system, save_model
+    from medseg.train.start_from import take_weights
+
+    pipeline, folder = walk()
+    system = pipeline.only_system
+    t1, t2 = plan(channels=["t1"]), plan(channels=["t2"])
+    save_model(folder.model, build_system(system, t1), system=system, plan=t1)
+    taken = take_weights(build_system(system, t2), folder.model, system, t2)
+    assert taken.line.endswith("; its images have the channels t1, these have t2")
+    assert take_weights(build_system(system, t1), folder.model, system, t1).note == ""
 
 
 def test_deep_supervision_reaches_systems_that_offer_it(

@@ -1,0 +1,67 @@
+"""Grids and patches that a pipeline file asks for, held against a first case before all of them are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from medseg.config import Pipeline
+from medseg.core.errors import UserError
+from medseg.core.machine import parse_bytes, ram_available_bytes
+
+BYTES_PER_VOXEL = 4
+"""Of one channel of a resampled image, in float32; as much again holds its target and what becomes of it."""
+
+
+def require_grid(
+    pipeline: Pipeline, shape: Sequence[int], spacing: Sequence[float], unit: str, channels: int = 1
+) -> None:
+    """Raises UserError where `ingest.spacing_mm` or `train.patch_size` cannot be meant for an image, with the remedy.
+
+    shape, spacing: of its own grid, in any order of the axes; unit: mm or px. A grid is refused when one prepared case
+    would not fit into memory.
+    """
+    dims, asked = len(shape), pipeline.ingest.spacing_mm
+    if not isinstance(asked, str):
+        own = "x".join(f"{s:.4g}" for s in spacing)
+        if unit == "px":
+            raise UserError(
+                f"spacing {asked} mm for images without a size in mm", "ingest.spacing_mm", "leave it out"
+            )
+        if len(asked) != dims:
+            order = "left-right first" if dims == 3 else "rows, then columns"
+            raise UserError(
+                f"{asked} for {dims}D images",
+                "ingest.spacing_mm",
+                f"give {dims} positive numbers in mm, {order}; the first case has {own}",
+            )
+        _require_memory(pipeline, asked, shape, spacing, channels, own)
+    patch = pipeline.train.patch_size
+    flat = any(system.configuration == "2d" for system in pipeline.systems)
+    if not isinstance(patch, str) and len(patch) != dims and not (flat and len(patch) == dims - 1):
+        raise UserError(
+            f"{patch} has {len(patch)} numbers for {dims}D images",
+            "train.patch_size",
+            "give 3 numbers, left-right first" if dims == 3 else "give rows and columns",
+        )
+
+
+def _require_memory(
+    pipeline: Pipeline,
+    asked: Sequence[float],
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    channels: int,
+    own: str,
+) -> None:
+    ram = pipeline.compute.ram
+    allowed = ram_available_bytes() if ram is None else parse_bytes(ram)
+    voxels = math.prod(n * s for n, s in zip(shape, spacing)) / math.prod(asked)
+    needed = voxels * 2 * BYTES_PER_VOXEL * channels
+    if needed > allowed:
+        raise UserError(
+            f"{asked} mm would make {voxels:,.0f} voxels of a case of {'x'.join(map(str, shape))} voxels of {own} mm: "
+            f"{needed / 1e9:,.1f} GB, of {allowed / 1e9:.1f} GB",
+            "ingest.spacing_mm",
+            "take larger numbers, or auto",
+        )
