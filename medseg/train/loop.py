@@ -165,9 +165,8 @@ class Training:
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         if self.clock.step % self.settings.rate_every == 0:
             self.rate_t = t
-        self.rate = self.settings.optimizer.rate * rate_factor(
-            self.rate_t, self.settings.schedule, self.settings.warmup
-        )
+        factor = rate_factor(t, self.settings.schedule, self.settings.warmup, self.rate_t)
+        self.rate = self.settings.optimizer.rate * factor
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
         images, targets = self.fabric.to_device([torch.from_numpy(a) for a in (batch.images, batch.targets)])
@@ -337,6 +336,7 @@ class Training:
         longer = facts["length"] != [self.settings.minutes, self.settings.steps]
         if longer:
             self.times.pass_by(self.clock)
+            self.rate_t = self.clock.t_at_multiple_of(self.settings.rate_every)
         else:
             self.times.next_t, self.times.next_step = facts["next_look"]
         self.history.restore(facts["history"])

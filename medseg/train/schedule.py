@@ -13,15 +13,17 @@ FIRST_SHARE = 0.01
 """The rate of the very first step, as a share of the highest: a step at rate 0 would teach nothing."""
 
 
-def rate_factor(t: float, schedule: str, warmup: float) -> float:
+def rate_factor(t: float, schedule: str, warmup: float, held_t: float | None = None) -> float:
     """Learning rate at position t in [0, 1] of the training, as a share of the highest.
 
     poly: (1 - t)^0.9 (nnU-Net's; Chen et al. 2018, arXiv:1606.00915, section 4). cosine: (1 + cos(pi t)) / 2
     (Loshchilov and Hutter 2017, arXiv:1608.03983, eq. 5 without restarts). constant: 1. All times a linear rise over
-    the first `warmup` share.
+    the first `warmup` share. held_t: the position at which the schedule was last looked at (`train.rate_every`); the
+    rise goes on between, or a training with few changes would spend its first stretch at the rate of its first step.
     """
     t = min(1.0, max(0.0, t))
     rise = 1.0 if t >= warmup else max(FIRST_SHARE, t / warmup)
+    t = t if held_t is None else min(1.0, max(0.0, held_t))
     if schedule == "poly":
         return rise * (1 - t) ** 0.9
     if schedule == "cosine":
@@ -76,6 +78,10 @@ class Clock:
     @property
     def is_over(self) -> bool:
         return self.t >= 1.0
+
+    def t_at_multiple_of(self, every: int) -> float:
+        """Where the training stood at the last step whose number was a multiple of `every`; with minutes, about."""
+        return self.t * (self.step - self.step % every) / max(self.step, 1)
 
     def restore(self, step: int, seconds: float) -> None:
         """Goes on where a checkpoint was written."""

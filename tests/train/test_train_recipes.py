@@ -61,6 +61,24 @@ def test_the_rate_changes_once_an_epoch(job: Callable, small: Callable) -> None:
     assert rates[4:] == pytest.approx([0.01 * 0.5**0.9] * 4)
 
 
+def test_the_warm_up_goes_on_between_changes_of_the_rate(job: Callable, small: Callable) -> None:
+    given = job(steps=10, rate_every=10, warmup=0.4, val={}, optimizer={"rate": 0.01}, schedule="constant")
+    train(small(), given)
+    rates = [json.loads(line)["rate"] for line in given.folder.history.read_text().splitlines()]
+    assert rates == pytest.approx([0.0001, 0.0025, 0.005, 0.0075, *[0.01] * 6])
+
+
+def test_a_longer_training_takes_the_rate_of_its_own_length_at_once(job: Callable, small: Callable) -> None:
+    settings = {"rate_every": 4, "warmup": 0.0, "val": {}, "optimizer": {"rate": 0.01}}
+    train(small(), job("run", steps=6, **settings))
+    longer = job("run", steps=12, **settings)
+    train(small(), longer)
+    lines = [json.loads(line) for line in longer.folder.history.read_text().splitlines()]
+    rates = {line["step"]: line["rate"] for line in lines}
+    # Step 8 belongs to the stretch that began with step 5, at a third of the longer training.
+    assert rates[8] == pytest.approx(0.01 * (2 / 3) ** 0.9)
+
+
 def test_augmentation_has_nnunets_probabilities_and_ranges(load: Callable, plan: Callable) -> None:
     from medseg.ingest.augment.build import entries_of
 
