@@ -23,7 +23,7 @@ from medseg.config import Pipeline, System
 from medseg.config_file import load_pipeline, placed, save_pipeline, with_place
 from medseg.config_plan import load_plan
 from medseg.core.at_work import at_work
-from medseg.core.atomic import remove_leftovers
+from medseg.core.atomic import full_disk_named, remove_leftovers
 from medseg.core.errors import Interrupted, UserError
 from medseg.core.machine import cores, watch_memory
 from medseg.core.progress import duration, keep_log, say
@@ -70,7 +70,7 @@ def run(
     Raises UserError for bad input and Interrupted when the run was asked to stop; both leave a folder that the same
     call continues.
     """
-    with placed(pipeline):
+    with placed(pipeline), full_disk_named(out):
         return _run(pipeline, out, steps, force)
 
 

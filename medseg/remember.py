@@ -14,6 +14,7 @@ from typing import Any
 import medseg
 from medseg.config import Pipeline
 from medseg.core.atomic import read_json, write_json
+from medseg.core.errors import UserError
 from medseg.core.machine import MemoryTrace
 from medseg.core.run import Result, RunFolder
 from medseg.track.mlflow_store import Tracker, default_uri, history_metrics
@@ -152,7 +153,13 @@ class Memory:
                 and self.pipeline.track.log_model
                 and (folder.model / "model.json").exists()
             ):
-                store_model(folder, tracker)
+                try:
+                    store_model(folder, tracker)
+                except (
+                    OSError,
+                    UserError,
+                ) as err:  # the run itself is finished, and its model lies in its folder
+                    tracker.without("the model", err)
             tracker.close(status)
 
 

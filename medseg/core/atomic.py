@@ -144,7 +144,7 @@ def read_json(source: Path) -> Any:
 
 def writing_failed(err: OSError, target: Path) -> UserError:
     """The sentence for a write that the system refused."""
-    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(err):
         return UserError(
             "the disk is full",
             str(target.parent),
@@ -158,6 +158,23 @@ def writing_failed(err: OSError, target: Path) -> UserError:
         place = next((str(p) for p in (target, *target.parents) if p.is_file()), str(target))
         return UserError("a file stands where a folder has to be", place, "choose another folder with --out")
     return UserError(f"cannot be written ({err.strerror or err})", str(target))
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """A write to an open file fails without its name when the disk is full; the error then names `folder`."""
+    try:
+        yield
+    except OSError as err:
+        if err.filename is not None or not is_full(err):
+            raise
+        raise writing_failed(err, folder / "a file") from err
+
+
+def is_full(err: BaseException) -> bool:
+    """Whether the disk is full or a quota is used up, as the system or SQLite says it."""
+    number = err.errno if isinstance(err, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(err)
 
 
 def _flush(path: Path) -> None:

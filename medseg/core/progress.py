@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -117,7 +118,7 @@ def keep_log(path: Path | None) -> None:
 
 
 def note(line: str) -> None:
-    """One line for the log alone."""
+    """One line for the log alone. A log that cannot be written, on a full disk say, stops nothing."""
     for path in _LOG:
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")

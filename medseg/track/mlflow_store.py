@@ -6,6 +6,7 @@ tracking server that is down costs a warning, not a training; `Tracker.close` re
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg.core.atomic import is_full
 from medseg.core.errors import UserError
 from medseg.core.progress import say
 
@@ -37,6 +39,8 @@ def _quiet_mlflow() -> Any:
     # On import it sets its own level; its remarks on tables it makes are no business of a person's.
     for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Its store prints every error of SQLite with a traceback before it raises it; what it raises is said in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 
@@ -56,6 +60,7 @@ class Tracker:
     trouble: str | None = None
     _client: Any = None
     _sent: int = 0
+    _lost: bool = False
     _files: list[tuple[Path, str]] = field(default_factory=list)
 
     @classmethod
@@ -86,17 +91,22 @@ class Tracker:
             self._client = client
         except Exception as err:
             # Tables that a full disk cut short would refuse every later run; the next one makes them anew.
-            if store is not None and new and "disk is full" in str(err):
+            if store is not None and new and is_full(err):
                 store.unlink(missing_ok=True)
             self._give_up(err)
 
     def _give_up(self, err: Exception) -> None:
         if self.trouble is None:
-            self.trouble = f"{type(err).__name__}"
+            self.trouble = "its disk is full" if is_full(err) else type(err).__name__
             say(
                 f"tracking: the store does not answer ({self.trouble}); the run goes on, its figures wait in {self.spool.name}"
             )
         self._client = None
+
+    def without(self, what: str, err: Exception) -> None:
+        """Says that something could not be kept; the run goes on."""
+        reason = "the disk is full" if is_full(err) else str(err).splitlines()[0]
+        say(f"tracking: {what} cannot be kept ({reason}); the run goes on without")
 
     # --- what is remembered ---------------------------------------------------------------------------------------
 
@@ -133,9 +143,20 @@ class Tracker:
     # --- sending --------------------------------------------------------------------------------------------------
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        self.spool.parent.mkdir(parents=True, exist_ok=True)
-        with self.spool.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Adds a whole line to the spool, or none: half a line would swallow the next one."""
+        if self._lost:
+            return
+        try:
+            self.spool.parent.mkdir(parents=True, exist_ok=True)
+            with self.spool.open("ab", buffering=0) as file:
+                start = file.tell()
+                line = (json.dumps(entry) + "\n").encode()
+                if file.write(line) != len(line):
+                    file.truncate(start)
+                    raise OSError(errno.ENOSPC, "no space for a whole line")
+        except OSError as err:
+            self._lost = True
+            self.without("figures", err)
 
     def _waiting(self) -> list[dict[str, Any]]:
         if not self.spool.exists():
@@ -143,7 +164,7 @@ class Tracker:
         lines = self.spool.read_text(encoding="utf-8").splitlines()
         if len(lines) < self._sent:
             self._sent = 0  # another job of the same run sent the rest and began a new file
-        return [json.loads(line) for line in lines[self._sent :]]
+        return [json.loads(line) if line.endswith("}") else {} for line in lines[self._sent :]]
 
     def flush(self) -> None:
         """Sends what waits, in batches of the size MLflow takes; what was sent is not sent again."""

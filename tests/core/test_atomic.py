@@ -115,3 +115,25 @@ def test_a_folder_that_a_killed_process_left_goes_with_all_in_it_and_that_of_a_r
     assert remove_leftovers(tmp_path) == 1
     assert not left.exists()
     assert (ours / "0001.dcm").is_file()
+
+
+def test_a_full_disk_names_the_folder_where_the_system_names_no_file(tmp_path: Path) -> None:
+    import errno
+
+    from medseg.core.atomic import full_disk_named
+
+    with pytest.raises(UserError) as caught, full_disk_named(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (caught.value.what, caught.value.where) == ("the disk is full", str(tmp_path))
+    with pytest.raises(OSError, match="Input/output"), full_disk_named(tmp_path):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    from medseg.core import progress
+
+    progress.keep_log(tmp_path / "nowhere" / "run.log")
+    try:
+        progress.note("step done")
+    finally:
+        progress.keep_log(None)

@@ -123,5 +123,37 @@ def test_tables_that_a_full_disk_cut_short_do_not_stay(
 
     monkeypatch.setattr("medseg.track.mlflow_store._quiet_mlflow", Library)
     tracker = Tracker.open(default_uri(tmp_path), "lungs", "run-1", tmp_path / "run-1")
-    assert tracker.trouble == "RuntimeError"
+    assert tracker.trouble == "its disk is full"
     assert store.exists() == there
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_figures_that_a_full_disk_does_not_take_are_said_once_and_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("medseg.track.mlflow_store.say", said.append)
+    tracker = Tracker("sqlite:///none.db", "lungs", "run-1", Path("/dev/full"), tmp_path)
+    for step in range(3):
+        tracker.metrics({"train/loss": 0.5}, step)
+    assert said == ["tracking: figures cannot be kept (the disk is full); the run goes on without"]
+
+
+def test_half_a_line_of_the_spool_is_passed_over(runs: Path) -> None:
+    tracker = Tracker.open(default_uri(runs), "lungs", "run-1", runs / "run-1")
+    tracker.metrics({"train/loss": 0.5}, 1)
+    with tracker.spool.open("a") as file:
+        file.write('{"metric": "train/lo')
+    tracker.flush()
+    tracker.close()
+    assert tracker.trouble is None
+    assert not tracker.spool.exists()
+
+
+def test_a_store_whose_disk_is_full_prints_no_traceback() -> None:
+    import logging
+
+    from medseg.track.mlflow_store import _quiet_mlflow
+
+    _quiet_mlflow()
+    assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
