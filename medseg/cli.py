@@ -263,24 +263,45 @@ cli.add_command(predict)
 @click.argument("prediction", type=click.Path(path_type=Path), metavar="PRED")
 @click.argument("reference", type=click.Path(path_type=Path), metavar="[REF]", required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Write scores.json and scores.csv here.")
-@click.option("--tolerance-mm", default=2.0, show_default=True, help="Tolerance of the surface Dice.")
+@click.option(
+    "--tolerance-mm",
+    type=click.FloatRange(0, 1e6),
+    default=2.0,
+    show_default=True,
+    help="Tolerance of the surface Dice.",
+)
+@click.option("--metrics", metavar="NAME,..", help="Measures, e.g. dice,assd_mm. Default: the usual five.")
+@click.option("--ignore", type=int, metavar="VALUE", help="Label value of REF that counts nowhere.")
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME", help="Score this class alone (repeatable)."
+)
 @AS_JSON
-def score(
-    prediction: Path, reference: Path | None, out: Path | None, tolerance_mm: float, as_json: bool
-) -> None:
+def score(prediction: Path, reference: Path | None, out: Path | None, as_json: bool, **asked: Any) -> None:
     """Compare two folders of masks (or two files), or score a run folder again."""
     from medseg.core.errors import UserError
 
     if reference is None:
         if not (prediction / "pipeline.yaml").is_file():
             raise UserError("score needs two folders of masks, or one run folder", str(prediction))
+        if asked["metrics"] or asked["ignore"] is not None or asked["classes"]:
+            raise click.UsageError("a run is scored as its pipeline file says: score.metrics, data.ignore")
         _walk(
             prediction / "pipeline.yaml", None, None, prediction, (), False, as_json, ("score",), ("score",)
         )
         return
+    from medseg.metrics.table import DEFAULT_METRICS
     from medseg.score.folders import score_folders, text_of
 
-    facts = score_folders(prediction, reference, tolerance_mm=tolerance_mm, out=out)
+    names = [name.strip() for name in (asked["metrics"] or "").split(",") if name.strip()]
+    facts = score_folders(
+        prediction,
+        reference,
+        asked["classes"] or None,
+        metrics=names or DEFAULT_METRICS,
+        tolerance_mm=asked["tolerance_mm"],
+        ignore=asked["ignore"],
+        out=out,
+    )
     click.echo(json.dumps(facts, allow_nan=False) if as_json else text_of(facts))
     if facts["cases"]["failed"]:
         sys.exit(SOME_FAILED)

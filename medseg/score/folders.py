@@ -26,6 +26,10 @@ MANY = 20
 """So many cases or classes are listed in full on the terminal."""
 
 
+UNLABELLED = 255
+"""The value that data sets of one byte a voxel commonly leave out of loss and scores."""
+
+
 @dataclass(frozen=True)
 class _Case:
     """One scored pair: its rows, how its classes were matched and are called, why to look at it."""
@@ -54,6 +58,10 @@ def score_folders(
     """
     for name in metrics:
         find_metric(name)
+    if not 0 <= tolerance_mm < float("inf"):
+        raise UserError(
+            f"a tolerance of {tolerance_mm} mm", "--tolerance-mm", "give a finite number, 0 or above"
+        )
     pairing = pair_up(Path(pred), Path(true))
     scoring = Scoring(tuple(metrics), tolerance_mm, () if ignore is None else (ignore,))
     done, failed = _score_pairs(pairing, scoring)
@@ -174,6 +182,11 @@ def foreign_values(rows: Sequence[Row]) -> str:
         {row["class"] for row in rows if not row["merged"] and (row["tp"] or 0) + (row[other] or 0) > 0}
         for other in ("fp", "fn")
     )
+    if theirs - ours == {f"class {UNLABELLED}"}:
+        return (
+            f"{UNLABELLED} stands in references alone: if it marks what nobody labelled, --ignore {UNLABELLED} leaves "
+            "it out; now it counts as missed, and what is drawn there as wrong"
+        )
     if not ours - theirs or not theirs - ours:
         return ""
     return (

@@ -299,3 +299,76 @@ def test_another_numbering_of_the_classes_is_said(tmp_path):
     text = text_of(score_folders(tmp_path / "pred", tmp_path / "true"))
     assert "the numbering may differ: class 3 in no reference, class 1 in no prediction" in text
     assert score_folders(tmp_path / "true", tmp_path / "true")["doubt"] == ""
+
+
+def test_what_nobody_labelled_is_pointed_at_and_left_out_when_asked(tmp_path):
+    """The reference leaves 255 where nobody looked; the prediction draws its structure there as well."""
+    true = mask((1, 2, 8))
+    true[5:8, 2:8, 2:8] = 255
+    save(mask((1, 2, 8)), tmp_path / "p" / "a.nii.gz")
+    save(true, tmp_path / "t" / "a.nii.gz")
+    facts = score_folders(tmp_path / "p", tmp_path / "t")
+    assert facts["per_class"]["class 1"]["dice"] == pytest.approx(2 / 3)
+    assert "--ignore 255 leaves it out" in facts["doubt"]
+    assert facts["doubt"] in text_of(facts)
+    facts = score_folders(tmp_path / "p", tmp_path / "t", ignore=255)
+    assert (facts["per_class"]["class 1"]["dice"], facts["doubt"]) == (1.0, "")
+    assert list(facts["per_class"]) == ["class 1"]
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1.0])
+def test_a_tolerance_that_is_no_distance_is_refused(folders, tolerance):
+    with pytest.raises(UserError, match="a tolerance of"):
+        score_folders(*folders, tolerance_mm=tolerance)
+
+
+def test_the_command_takes_measures_classes_and_the_ignored_value(folders, capfd):
+    from medseg.cli import _main
+
+    words = ["--metrics", "dice,assd_mm", "--class", "class 1", "--ignore", "2", "--json"]
+    assert _main(["score", *map(str, folders), *words]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert list(facts["per_class"]) == ["class 1"]
+    assert set(facts["mean"]) == {"dice", "iou", "hd95_mm", "assd_mm"}
+    assert facts["mean"]["iou"] is None
+    assert _main(["score", *map(str, folders), "--metrics", "dise"]) == 2
+    assert "did you mean dice?" in capfd.readouterr().err
+
+
+def test_every_measure_is_that_of_all_pairs_of_voxels_on_an_oblique_sheared_grid(tmp_path):
+    turn = np.array([[1.1, -0.6, 0.2], [0.5, 0.9, 0.4], [-0.1, 0.2, 2.7]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn
+    rng = np.random.default_rng(3)
+    shape = (9, 8, 6)
+    smooth = [
+        np.add.reduce([np.roll(rng.random(shape), s, a) for a in range(3) for s in (0, 1)]) for _ in range(2)
+    ]
+    pred, true = (array > np.quantile(array, 0.7) for array in smooth)
+    save(pred.astype(np.uint8), tmp_path / "p" / "a.nii.gz", affine)
+    save(true.astype(np.uint8), tmp_path / "t" / "a.nii.gz", affine)
+    names = ["dice", "iou", "hd_mm", "hd95_mm", "assd_mm", "nsd", "volume_error_ml"]
+    facts = score_folders(tmp_path / "p", tmp_path / "t", metrics=names, tolerance_mm=1.5)
+
+    def border(voxels):
+        """Centres in mm of the voxels of a set with a face neighbour that is not in it."""
+        faces = [sign * np.eye(3, dtype=int)[axis] for axis in range(3) for sign in (-1, 1)]
+        return [v for v in voxels if any(tuple(np.add(v, face)) not in voxels for face in faces)]
+
+    p, t = ({tuple(map(int, v)) for v in np.argwhere(mask)} for mask in (pred, true))
+    ours, theirs = (np.array(border(side)) @ turn.T for side in (p, t))
+    between = np.sqrt(((ours[:, None] - theirs[None]) ** 2).sum(axis=-1))
+    there, back = between.min(axis=1), between.min(axis=0)
+    every = np.concatenate([there, back])
+    voxel_ml = abs(np.linalg.det(turn)) / 1000
+    expected = {
+        "dice": 2 * len(p & t) / (len(p) + len(t)),
+        "iou": len(p & t) / len(p | t),
+        "hd_mm": every.max(),
+        "hd95_mm": max(np.percentile(there, 95), np.percentile(back, 95)),
+        "assd_mm": every.mean(),
+        "nsd": (every <= 1.5).mean(),
+        "volume_error_ml": abs(len(p) - len(t)) * voxel_ml,
+    }
+    found = {name: abs(facts["per_class"]["class 1"][name]) for name in names}
+    assert found == pytest.approx(expected, rel=1e-5)
