@@ -44,9 +44,8 @@ class Canvas:
         axes = self.axes if box is None else tuple(axis[part] for axis, part in zip(self.axes, box))
         weights = [_spline_weights(axis, wavelength_mm / 2) for axis in axes]
         field = self.rng.standard_normal([w.shape[1] for w in weights]).astype(np.float32)
-        for axis, weight in enumerate(weights):
-            field = np.moveaxis(np.tensordot(weight, field, axes=(1, axis)), 0, axis)
-        return np.ascontiguousarray(field) * np.float32(3.0)
+        weights[0] *= np.float32(3.0)
+        return along_axes(field, weights)
 
     def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
         """The part of the grid that can hold a shape lying between two corners in mm."""
@@ -115,10 +114,32 @@ class Canvas:
         return gap - thick, where
 
 
+def along_axes(field: Field, weights: Sequence[Field]) -> Field:
+    """Interpolates axis by axis: `weights[k]` of shape (N_k, n_k) makes N_k places of the n_k along axis k."""
+    rows = len(field)
+    field = np.matmul(field, weights[2].T)
+    field = np.matmul(weights[1], field)
+    return np.matmul(weights[0], field.reshape(rows, -1)).reshape([len(weight) for weight in weights])
+
+
+def linear_weights(count: int, places: npt.NDArray[np.float64]) -> Field:
+    """Weights of `along_axes` that read `count` values at `places` (in voxels), beyond the ends the last one."""
+    places = np.clip(places, 0, count - 1)
+    below = np.minimum(places.astype(int), max(count - 2, 0))
+    rows = np.arange(len(places))
+    weights = np.zeros((len(places), count), np.float32)
+    weights[rows, below] = 1 - (places - below)
+    weights[rows, np.minimum(below + 1, count - 1)] += (places - below).astype(np.float32)
+    return weights
+
+
 def smooth_max(a: Field, b: Field, width_mm: float) -> Field:
     """Maximum of two distances with a rounded edge (polynomial): the overlap of two shapes."""
-    blend = np.clip(0.5 + 0.5 * (a - b) / width_mm, 0, 1)
-    return b + (a - b) * blend + width_mm * blend * (1 - blend)
+    gap = a - b
+    blend = np.clip(gap * np.float32(0.5 / width_mm) + np.float32(0.5), 0, 1)
+    gap += np.float32(width_mm) * (1 - blend)
+    gap *= blend
+    return gap + b
 
 
 def smooth_min(a: Field, b: Field, width_mm: float) -> Field:

@@ -24,6 +24,7 @@ class Chest:
     dome_left: float
     dome_fall: float
     gutter_fall: float
+    side_fall: float
     lateral_fat: float
     front_fat: float
     back_fat: float
@@ -71,7 +72,7 @@ class Chest:
         fall = self.dome_fall * np.clip(across**2 + 0.8 * along**2, 0, 2.2)
         fall += (
             self.gutter_fall * np.clip(-along, 0, 1.3) ** 2
-            + 0.5 * self.gutter_fall * np.clip(across, 0, 1.3) ** 3
+            + self.side_fall * np.clip(across, 0, 1.3) ** 3
         )
         top = (self.dome_right if side > 0 else self.dome_left) - fall
         slope_x, slope_y = np.gradient(top, canvas.step_mm) if min(top.shape) > 1 else (0 * top, 0 * top)
@@ -91,6 +92,7 @@ def draw_chest(rng: np.random.Generator) -> Chest:
     stout = rng.beta(1.3, 2.0)
     breath = rng.uniform(0, 1)
     dome = -(65 + 80 * breath) * size
+    gutter = rng.uniform(25, 70)
     return Chest(
         half_width=size * rng.uniform(112, 136),
         depth=size * rng.uniform(140, 195),
@@ -102,7 +104,8 @@ def draw_chest(rng: np.random.Generator) -> Chest:
         dome_right=dome,
         dome_left=dome - rng.uniform(-8, 28),
         dome_fall=rng.uniform(18, 48),
-        gutter_fall=rng.uniform(25, 70),
+        gutter_fall=gutter,
+        side_fall=gutter * rng.uniform(0.3, 1.3),
         lateral_fat=rng.uniform(4, 14) + 42 * stout,
         front_fat=rng.uniform(3, 10) + 30 * stout,
         back_fat=rng.uniform(4, 12) + 28 * stout,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.core.geometry import Geometry
+from medseg.data.ct_chest.canvas import Field, along_axes, linear_weights
 from medseg.data.ct_chest.chest import Chest, draw_chest
 from medseg.data.ct_chest.person import Person, paint_person
 
@@ -160,22 +161,27 @@ def _expose(person: Person, view: View, rng: np.random.Generator) -> Scan:
 
     canvas = person.canvas
     matrix = view.turn * (view.spacing_mm / canvas.step_mm)[None, :]
-    if np.array_equal(view.turn, np.eye(3)):
-        matrix = np.diag(matrix)  # axis by axis, several times faster
+    straight = np.array_equal(view.turn, np.eye(3))
     first = view.centre + view.turn @ (-0.5 * (np.array(view.shape) - 1) * view.spacing_mm)
     offset = (first - [axis[0] for axis in canvas.axes]) / canvas.step_mm
     thick = view.spacing_mm[view.axes[2]]
     blur = np.sqrt(max(0.0, thick**2 - canvas.step_mm**2) / 12) / canvas.step_mm
 
-    def sample(field: npt.NDArray[np.float32], outside: float) -> npt.NDArray[np.float32]:
-        if blur > 0.3:
-            field = ndimage.gaussian_filter1d(field, blur, axis=view.axes[2], mode="nearest")
-        return ndimage.affine_transform(
-            field, matrix, offset, view.shape, order=1, mode="nearest", cval=outside
-        )
+    def thicken(field: Field, axis: int) -> Field:
+        return ndimage.gaussian_filter1d(field, blur, axis, mode="nearest") if blur > 0.3 else field
 
-    hu = sample(canvas.hu, -1000.0)
-    right, left = sample(person.right, 9.0), sample(person.left, 9.0)
+    def sample(field: Field) -> Field:
+        if not straight:
+            field = thicken(field, view.axes[2])
+            return ndimage.affine_transform(field, matrix, offset, view.shape, order=1, mode="nearest")
+        # Axis by axis, the thickness of a slice within the weights: a tenth of the time.
+        places = [o + m * np.arange(n) for o, m, n in zip(offset, np.diag(matrix), view.shape)]
+        weights = [linear_weights(n, at) for n, at in zip(field.shape, places)]
+        across = view.axes[2]
+        weights[across] = weights[across] @ thicken(np.eye(field.shape[across], dtype=np.float32), 0)
+        return along_axes(field, weights)
+
+    hu, right, left = sample(canvas.hu), sample(person.right), sample(person.left)
     labels = np.where(np.minimum(right, left) < 0, np.where(right < left, 1, 2), 0).astype(np.uint8)
     sigma, kernel = _add_noise(hu, view, rng)
     hu = np.clip(np.rint(hu), -1024, 3071)

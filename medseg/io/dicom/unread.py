@@ -11,7 +11,11 @@ from medseg.io.layout import END_IN_DOUBT
 from medseg.io.names import DICOM
 
 LONGEST_HEADER = 2**16
-"""A file that was cut inside its header is shorter; slices of other series, which are not opened for this, are longer."""
+"""A file that was cut inside its header is shorter."""
+
+SHORTER = 0.5
+"""Share of the smallest slice's size below which a file may be a cut one: slices of other series in the same folder,
+which are not opened for this, are rarely so much smaller, also where all are compressed."""
 
 LOST = (
     "empty file",
@@ -32,6 +36,7 @@ def lost_beside(slices: Sequence[Slice]) -> tuple[str, ...]:
     """
     mine = {one.path for one in slices}
     endings = {path.suffix.lower() for path in mine}
+    longest = min(LONGEST_HEADER, SHORTER * min(path.stat().st_size for path in mine))
     reasons: list[str] = []
     for folder in sorted({path.parent for path in mine}):
         for entry in sorted(os.scandir(folder), key=lambda e: e.name):
@@ -40,7 +45,7 @@ def lost_beside(slices: Sequence[Slice]) -> tuple[str, ...]:
                 continue
             if (
                 entry.is_file()
-                and entry.stat().st_size < LONGEST_HEADER
+                and entry.stat().st_size < longest
                 and (why := _unread(path, slices[0].series_uid))
             ):
                 reasons.append(why)
