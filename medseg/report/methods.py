@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medseg.config import Pipeline, Plan
+from medseg.config import Pipeline, Plan, Train
 from medseg.report.gather import Sheet
 
 
@@ -28,7 +28,7 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
         parts.append(
             f"Trained for {last.get('step', 0)} steps ({last.get('seconds', 0) / 60:.1f} minutes) on patches of "
             f"{' x '.join(str(p) for p in plan.patch_size)}, batch {plan.batch_size}, loss {_loss(train.loss)}, {rate}, "
-            f"augmentation {train.augment if isinstance(train.augment, str) else 'as in the pipeline file'}."
+            f"augmentation {train.augment if isinstance(train.augment, str) else 'as in the pipeline file'}." + _start(train)
         )  # fmt: skip
     if learnt:
         parts.append(
@@ -46,6 +46,13 @@ def methods_text(pipeline: Pipeline, sheet: Sheet, cases: dict[str, int], versio
         parts.append(prompted)
     parts.append(f"Software: medseg {version}.")
     return " ".join(parts)
+
+
+def _start(train: Train) -> str:
+    """Where the weights came from, and which of them stayed as they were; "" for a random start."""
+    start = " The training began with the weights of another model." if train.start_from else ""
+    kept = f" Weights named {', '.join(train.freeze)} were kept as they were." if train.freeze else ""
+    return start + kept
 
 
 def _prompts(sheet: Sheet) -> str:
@@ -69,7 +76,12 @@ def _cross_validation(sheet: Sheet) -> str:
         f"Cross-validation: {len(folds.get('folds', []))} folds, {len(folds.get('seeds', []))} seeds, one plan for all, made "
         "from the cases of all folds."
     )
-    if "of" in sheet.scores:
+    seen = len(sheet.scores.get("trained_on", ()))
+    if "of" in sheet.scores and seen:
+        text += (
+            f" {seen} of {sheet.scores.get('n')} cases were predicted by a model that had learnt from them."
+        )
+    elif "of" in sheet.scores:
         text += " Every case was predicted by a model that had not seen it."
     if sheet.model.get("kind") == "ensemble":
         text += " The model is the mean of all trainings."

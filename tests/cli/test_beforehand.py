@@ -108,7 +108,11 @@ def test_a_start_that_has_learnt_from_held_out_cases_is_said_everywhere(
     assert len(scores["trained_on"]) == 6
     assert scores["of"] == "validation cases"
     assert facts["scores"]["trained_on"] == scores["trained_on"]
-    assert "learnt from 6 of the 8 scored cases" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "learnt from 6 of the 8 scored cases" in page
+    assert "The training began with the weights of another model." in page
+    assert "6 of 8 cases were predicted by a model that had learnt from them." in page
+    assert "by a model that had not seen it" not in page
     clean, leaky = (
         json.loads((out / "folds" / name / "scores.json").read_text()) for name in ("fold-0", "fold-1")
     )
