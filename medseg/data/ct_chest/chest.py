@@ -71,8 +71,7 @@ class Chest:
         along = (y - 0.06 * self.depth) / (0.5 * self.depth)
         fall = self.dome_fall * np.clip(across**2 + 0.8 * along**2, 0, 2.2)
         fall += (
-            self.gutter_fall * np.clip(-along, 0, 1.3) ** 2
-            + self.side_fall * np.clip(across, 0, 1.3) ** 3
+            self.gutter_fall * np.clip(-along, 0, 1.3) ** 2 + self.side_fall * np.clip(across, 0, 1.3) ** 3
         )
         top = (self.dome_right if side > 0 else self.dome_left) - fall
         slope_x, slope_y = np.gradient(top, canvas.step_mm) if min(top.shape) > 1 else (0 * top, 0 * top)
