@@ -14,6 +14,12 @@ def in_frame(facts: Mapping[str, Any], net: nn.Module) -> nn.Module:
     return Turned(net, [int(axis) for axis in turned]) if turned else net
 
 
+def axes_of(net: nn.Module | None) -> tuple[int, ...]:
+    """Axes along which a network, or all of an ensemble's that have any, was trained the other way."""
+    found = set() if net is None else {part.axes for part in net.modules() if isinstance(part, Turned)}
+    return found.pop() if len(found) == 1 else ()
+
+
 class Turned(nn.Module):
     """Windows (B, C, *S) are mirrored along `axes` (0-based, of *S), given to the network, and its logits mirrored back.
 
@@ -23,6 +29,7 @@ class Turned(nn.Module):
     def __init__(self, net: nn.Module, axes: Sequence[int]) -> None:
         super().__init__()
         self.net = net
+        self.axes = tuple(axes)
         self.where = [axis + 2 for axis in axes]
 
     @property

@@ -89,7 +89,14 @@ class Predictor:
         settings = self.settings
         plan = self.model.plan
         patch, batch_size = tuple(plan.patch_size), self.batch_size or settings.batch_size
-        return Cut(patch, settings.overlap, batch_size, self.half_sums, plan.margin, self.along)
+        return Cut(patch, settings.overlap, batch_size, self.half_sums, plan.margin, self.along, self.turned)
+
+    @cached_property
+    def turned(self) -> tuple[int, ...]:
+        """Axes along which windows are laid out from the far end: the network was trained on them that way."""
+        from medseg.model.turned import axes_of
+
+        return axes_of(self.model.net)
 
     @cached_property
     def net(self) -> Any:

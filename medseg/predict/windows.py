@@ -46,7 +46,8 @@ class Cut:
     patch: voxels of a window. overlap: share of a window that its neighbour sees again. batch_size: windows computed
     at once. half_sums: keep the sums of open planes in float16, which halves their memory and moves logits by less
     than a thousandth of their size. margin: voxels of padding beyond the grid that windows may reach into.
-    along: the axis that is walked along; None: that which keeps the fewest logits in memory.
+    along: the axis that is walked along; None: that which keeps the fewest logits in memory. turned: axes along which
+    windows are laid out from the far end, as for a network that was trained on axes running the other way.
     """
 
     patch: tuple[int, ...]
@@ -55,6 +56,7 @@ class Cut:
     half_sums: bool = False
     margin: int = 0
     along: int | None = None
+    turned: tuple[int, ...] = ()
 
     def padded(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The grid with its margins, padded to at least one window."""
@@ -62,11 +64,20 @@ class Cut:
 
     def below(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Voxels of padding before the first voxel, an axis."""
-        return tuple((m - n) // 2 for n, m in zip(shape, self.padded(shape)))
+        padded = self.padded(shape)
+        return tuple((m - n + (a in self.turned)) // 2 for a, (n, m) in enumerate(zip(shape, padded)))
 
     def starts(self, shape: Sequence[int]) -> list[list[int]]:
         """First voxels of the windows along each axis of the padded grid."""
-        return window_starts(self.padded(shape), self.patch, self.overlap)
+        return self.starts_on(self.padded(shape))
+
+    def starts_on(self, padded: Sequence[int]) -> list[list[int]]:
+        """First voxels of the windows along each axis of a grid that is padded already."""
+        found = window_starts(padded, self.patch, self.overlap)
+        for axis in self.turned:
+            last = padded[axis] - self.patch[axis]
+            found[axis] = [last - start for start in reversed(found[axis])]
+        return found
 
     def count(self, shape: Sequence[int]) -> int:
         """How many windows cover the grid."""
@@ -133,15 +144,17 @@ def importance(patch: Sequence[int]) -> Floats:
     return weights.astype(np.float32)
 
 
-def shares(size: int, patch: int, starts: Sequence[int]) -> list[Floats]:
+def shares(size: int, patch: int, starts: Sequence[int], turned: bool = False) -> list[Floats]:
     """What each window contributes along one axis: its profile over the sum of all; the shares of a voxel sum to 1.
 
-    Windows lie on a product grid, so the shares of a volume are products of the shares of its axes.
+    Windows lie on a product grid, so the shares of a volume are products of the shares of its axes. turned: the profile
+    is mirrored, since the centre of an even one lies right of the middle.
     """
+    weights = profile(patch)[:: -1 if turned else 1]
     total = np.zeros(size)
     for start in starts:
-        total[start : start + patch] += profile(patch)
-    return [(profile(patch) / total[start : start + patch]).astype(np.float32) for start in starts]
+        total[start : start + patch] += weights
+    return [(weights / total[start : start + patch]).astype(np.float32) for start in starts]
 
 
 def predict_logits(
@@ -235,11 +248,11 @@ class _Rows:
         self.run, self.image, self.cut, self.lead, self.skip = run, image, cut, lead, skip
         self.out_channels = out_channels
         self.shape = tuple(image.shape[1:])
-        self.starts = window_starts(self.shape, cut.patch, cut.overlap)
+        self.starts = cut.starts_on(self.shape)
         device = getattr(run, "blend_on", "cpu")
         self.shares = [
-            [torch.from_numpy(share).to(device) for share in shares(n, p, s)]
-            for n, p, s in zip(self.shape, cut.patch, self.starts)
+            [torch.from_numpy(share).to(device) for share in shares(n, p, s, axis in cut.turned)]
+            for axis, (n, p, s) in enumerate(zip(self.shape, cut.patch, self.starts))
         ]
         room = list(self.shape)
         room[lead] = cut.patch[lead]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from medseg.core.errors import UserError
+from medseg.model.turned import Turned, axes_of
 from medseg.predict.engines.eager import Eager
 from medseg.predict.mirrors import Mirrors
 from medseg.predict.windows import Cut, importance, predict_logits, shares, stream_logits, window_starts
@@ -124,6 +125,24 @@ def test_sizes_that_a_network_cannot_take_are_padded_and_cut_again() -> None:
 
     image = torch.randn(1, 13, 27)
     assert torch.allclose(predict_logits(Pooled(), image, (13, 18), 1), image * 2, atol=1e-5)
+
+
+def test_a_network_trained_the_other_way_sees_the_windows_of_the_mirrored_image() -> None:
+    """As an imported one does: images in its own frame and in ours give the same logits, rounded starts included."""
+    net = oracle_net()
+    # Steps of 10.5 voxels that are rounded, an even window, and an axis padded by an odd number of voxels.
+    image = torch.randn(2, 45, 9, 31, generator=torch.Generator().manual_seed(3))
+    axes, patch = (0, 1), (24, 12, 16)
+    own = predict_logits(net, image.flip(1, 2), patch, 3).flip(1, 2)
+    out = torch.empty_like(own)
+    cut = Cut(patch, turned=axes)
+    for slab in stream_logits(Eager(Turned(net, axes)), image, cut, 3):
+        out.narrow(slab.lead + 1, slab.start, slab.stop - slab.start).copy_(slab.logits)
+    assert torch.allclose(out, own, atol=1e-5)
+    other = predict_logits(Turned(net, axes), image, patch, 3)
+    assert (other - own).abs().max() > 1e-3, "the layout of the windows shows"
+    assert axes_of(torch.nn.ModuleList([Turned(net, axes), net])) == axes
+    assert axes_of(net) == axes_of(None) == ()
 
 
 def test_mirroring_averages_all_combinations() -> None:
