@@ -122,6 +122,23 @@ def load_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
+def require_network(facts: Mapping[str, Any], folder: Path) -> None:
+    """Raises UserError where the model of a folder is no single network: nothing else has weights of its own."""
+    if facts["kind"] == "ensemble":
+        names = ", ".join(str(member["name"]) for member in facts["weights"]["members"])
+        raise UserError(
+            "is an ensemble, which has no weights of its own",
+            str(folder),
+            f"give the folder of one of its members: {names}",
+        )
+    if facts["kind"] != "network":
+        raise UserError(
+            f"holds the classical system {facts['system'].get('name')}, which has no weights",
+            str(folder),
+            "give the model folder of a network",
+        )
+
+
 def read_plan(facts: Mapping[str, Any], where: str) -> Plan:
     """The plan stored in model.json; UserError with every fault when it does not hold."""
     plan: Plan = validate(Plan, Source(dict(facts["plan"])), f"{where}, plan", WRONGLY_MADE)

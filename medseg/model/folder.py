@@ -29,6 +29,7 @@ from medseg.model.facts import (
     read_classes,
     read_plan,
     read_system,
+    require_network,
 )
 from medseg.model.weightless import weightless
 
@@ -183,17 +184,7 @@ def copy_model(source: Path, target: Path) -> dict[str, Any]:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """The weights of a verified network's folder, mapped from the file."""
     facts = verify_model(folder)
-    if facts["kind"] == "ensemble":
-        names = ", ".join(member["name"] for member in facts["weights"]["members"])
-        raise UserError(
-            "is an ensemble, which has no weights of its own",
-            str(folder),
-            f"give one of its members: {names}",
-        )
-    if facts["kind"] != "network":
-        raise UserError(
-            f"holds the classical system {facts['system'].get('name')}, which has no weights", str(folder)
-        )
+    require_network(facts, Path(folder))
     return _map_weights(Path(folder) / WEIGHTS_FILE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import Pipeline, Plan, System
@@ -19,6 +18,7 @@ def require_start(pipeline: Pipeline) -> None:
     """Raises UserError where `train.start_from` names nothing that holds weights of a network. Needs no data."""
     if pipeline.train.start_from is None or pipeline.predict.model is not None:
         return
+    from medseg.model.facts import load_facts, require_network
     from medseg.train.nnunet_weights import require_known
     from medseg.train.start_from import source_of
 
@@ -27,32 +27,13 @@ def require_start(pipeline: Pipeline) -> None:
         raise UserError(f"{source}: no such model", KEY, "give RUN/model of a finished run")
     try:
         if source.is_dir():
-            _require_network(source)
+            require_network(load_facts(source), source)
         else:
             for system in pipeline.systems:
                 require_known(system.name)
     except UserError as err:
         where = "" if err.where.startswith(KEY) else f"{err.where}: "
         raise UserError(where + err.what, KEY, err.hint) from err
-
-
-def _require_network(source: Path) -> None:
-    from medseg.model.facts import load_facts
-
-    facts = load_facts(source)
-    if facts["kind"] == "ensemble":
-        names = ", ".join(str(member["name"]) for member in facts["weights"]["members"])
-        raise UserError(
-            "is an ensemble, which has no weights of its own",
-            str(source),
-            f"give the folder of one of its members: {names}",
-        )
-    if facts["kind"] != "network":
-        raise UserError(
-            f"holds the classical system {facts['system'].get('name')}, which has no weights",
-            str(source),
-            "give the model folder of a network",
-        )
 
 
 def require_trainable(pipeline: Pipeline, folder: RunFolder) -> None:
