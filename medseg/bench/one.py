@@ -115,15 +115,14 @@ def with_data_set(pipeline: Pipeline) -> Pipeline:
 
 def fitting_patch(system: System, patch: Sequence[int]) -> list[int]:
     """The recipe's patch, rounded up to the multiples and the least size that a network needs."""
-    import torch
-
     from medseg.plan.planned import is_planned
     from medseg.zoo.build import build
     from medseg.zoo.effort import fitting
+    from medseg.zoo.weightless import weightless
 
     if is_planned(system.name):
         return [-(-int(n) // PLANNED_DIVISOR) * PLANNED_DIVISOR for n in patch]
-    with torch.device("meta"):
+    with weightless():
         net = build(
             system.name, dims=len(patch), in_channels=1, classes=2, size=system.size, **system.arguments
         )

@@ -31,7 +31,7 @@ from medseg.model.facts import (
     read_system,
     require_network,
 )
-from medseg.model.weightless import weightless
+from medseg.zoo.weightless import weightless
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

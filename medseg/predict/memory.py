@@ -14,6 +14,7 @@ from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
 from medseg.core.machine import parse_bytes, ram_available_bytes
 from medseg.ingest.resample import SLAB_BYTES
+from medseg.predict.engines.small_volumes import SMALL_VOLUME
 from medseg.predict.head import noise, one_thread, quarter
 from medseg.predict.planes import PORTION
 from medseg.predict.stream import CHUNK
@@ -27,9 +28,6 @@ SCRATCH = 1.3
 
 CONVERTED = 200 * 2**20
 """What a converting engine holds beside the network's tensors: its libraries, and the network in its own form."""
-
-SMALL_VOLUME = 20480
-"""Batch x channels x depth x height up to which PyTorch computes a 3D convolution by spelling out neighbourhoods."""
 
 FROM_HEAP = 32 * 2**20
 """Below this size the C library may take a block from its heap, where those that are given back leave gaps, measured."""
@@ -197,10 +195,13 @@ class _Held:
     def columns(self, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
         """Bytes of the neighbourhoods that PyTorch spells out for a 3D convolution which oneDNN is not given.
 
-        In float32 that is one of few channels (`SMALL_VOLUME`), and with one thread one of a single voxel.
+        In float32 that is one of few channels (`SMALL_VOLUME`), and with one thread one of a single voxel; where there
+        is oneDNN, `small_volumes` hands it those as well.
         """
         import torch
 
+        if torch.backends.mkldnn.is_available():
+            return 0
         if not isinstance(layer, torch.nn.Conv3d) or layer.groups > 1 or not inputs[0].is_cpu:
             return 0
         image, size = inputs[0], layer.kernel_size

@@ -75,7 +75,7 @@ def require_trainable(pipeline: Pipeline, folder: RunFolder) -> None:
 def _shapes(system: System, plan: Plan) -> Any:
     """The network of a plan with names and shapes, without memory where it can be built so."""
     from medseg.model.folder import build_system
-    from medseg.model.weightless import weightless
+    from medseg.zoo.weightless import weightless
 
     try:
         with weightless():

@@ -10,6 +10,7 @@ from medseg.config import Plan, System
 from medseg.core.errors import UserError
 from medseg.model.facts import FACTS_FILE
 from medseg.model.folder import build_system, load_facts, read_weights
+from medseg.zoo.weightless import weightless
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,12 +128,10 @@ def _meaning(plan: Mapping[str, object]) -> tuple[list[str], bool, bool]:
 
 def head_tensors(system: System, plan: Plan) -> set[str]:
     """The names of the tensors whose shape depends on the number of classes, found by building with one class more."""
-    import torch
-
     shapes = []
     for classes in (plan.out_channels, plan.out_channels + 1):
         try:
-            with torch.device("meta"):
+            with weightless():
                 net = build_system(system, plan.model_copy(update={"out_channels": classes}))
         except (NotImplementedError, RuntimeError):
             # its constructor computes with values, so it cannot be built without memory

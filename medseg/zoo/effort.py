@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from medseg.core.errors import UserError
 from medseg.zoo.build import build, parameter_count
 from medseg.zoo.card import Card
+from medseg.zoo.weightless import weightless
 
 Made = TypeVar("Made")
 
@@ -67,10 +68,9 @@ def without_computing(attempt: Callable[[str], Made]) -> Made:
     Meta tensors first; fake ones of the CPU for a network with constants there, or that asks for the CPU's precision.
     Raises RuntimeError or NotImplementedError for a network that looks at values.
     """
-    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+    with suppress(RuntimeError, NotImplementedError), weightless():
         return attempt("meta")
     with FakeTensorMode():
         return attempt("cpu")
@@ -83,11 +83,9 @@ def count(
 
     None where the size needs a planned topology first; FLOPs are None where a shape depends on the image's values.
     """
-    import torch
-
     form = {"dims": len(shape) - 2, "in_channels": shape[1], "classes": classes, "size": size, **arguments}
     try:
-        with torch.device("meta"):
+        with weightless():
             net = build(card.name, **form)
     except (UserError, RuntimeError, NotImplementedError):
         return None

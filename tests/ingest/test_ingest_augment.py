@@ -18,6 +18,7 @@ from medseg.ingest.augment.matrices import gaussian
 from medseg.ingest.augment.rotate import Rotate
 from medseg.ingest.augment.table import LIMITS, PRESETS, PROBABILITIES, TRANSFORMS
 from medseg.ingest.augment.warp import warp
+from medseg.train.devices import threads
 
 OWN = [name for name in TRANSFORMS if name not in MONAI_NAMES]
 
@@ -131,6 +132,17 @@ def test_a_quarter_turn_equals_the_exact_turn_of_the_array(plane):
     exact = [torch.rot90(image, k, [plane[0] + 1, plane[1] + 1]) for k in (1, 3)]
     assert min(float((x - e).abs().max()) for e in exact) < 1e-4
     assert any(torch.equal(y, torch.rot90(target, k, plane)) for k in (1, 3))
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 10), (7, 6, 10), (8, 10)])
+def test_the_number_of_threads_changes_no_bit_of_a_warp(shape):
+    image, target = torch.randn(2, *shape), torch.randint(0, 3, shape, dtype=torch.uint8)
+    turn = [Rotate(((0, 1, 20.0),))]
+    found = []
+    for count in (1, 2):
+        with threads(count):
+            found.append(warp(image, target, turn, frame_of(_plan(), shape, 1)))
+    assert all(torch.equal(one, two) for one, two in zip(*found))
 
 
 def test_rotation_happens_in_millimetres_and_not_in_voxels():

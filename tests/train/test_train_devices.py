@@ -14,11 +14,12 @@ from medseg.zoo.build import build
     [
         (8, "cpu", "bf16", True),
         (32, "cpu", "bf16", False),
-        (8, "cpu", "fp32", False),
+        (8, "cpu", "fp32", True),
+        (32, "cpu", "fp32", False),
         (8, "cuda", "bf16", False),
     ],
 )
-def test_only_narrow_networks_in_bf16_on_a_cpu_get_channels_last(
+def test_only_narrow_networks_on_a_cpu_get_channels_last(
     first: int, device: str, number: str, expected: bool
 ) -> None:
     net = build("3d-u-net", dims=3, in_channels=2, classes=2, size="tiny", features=[first, 2 * first])

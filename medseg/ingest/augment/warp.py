@@ -29,10 +29,23 @@ def warp(image: Tensor, target: Tensor, records: Sequence[Any], frame: Frame) ->
     differ by less than half a voxel.
     """
     grid = _grid(records, frame, image)
-    moved = grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
-    labels = target.reshape(1, -1, *frame.shape).to(image.dtype)
-    labels = grid_sample(labels, grid, mode="nearest", padding_mode="border", align_corners=True)
+    moved = _sampled(image, grid, "bilinear")
+    labels = _sampled(target.reshape(-1, *frame.shape).to(image.dtype), grid, "nearest")
     return moved, labels.reshape(target.shape).to(target.dtype)
+
+
+def _sampled(array: Tensor, grid: Tensor, mode: str) -> Tensor:
+    """array (C, *S) at the places of grid (1, *S, ndim).
+
+    On a CPU PyTorch has one thread a sample of the batch, so each thread gets a part of the one sample's places.
+    """
+    parts = torch.get_num_threads() if array.device.type == "cpu" else 1
+    if grid.shape[1] % parts:
+        parts = 1
+    places = grid[0].unflatten(0, (parts, -1))
+    several = array[None].expand(parts, *array.shape)
+    out = grid_sample(several, places, mode=mode, padding_mode="border", align_corners=True)
+    return out.movedim(0, 1).flatten(1, 2)
 
 
 def _grid(records: Sequence[Any], frame: Frame, like: Tensor) -> Tensor:

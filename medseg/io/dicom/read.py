@@ -21,8 +21,8 @@ from medseg.io.dicom.headers import (
     damage_in_words,
     modality_of,
     read_header,
-    read_slices,
 )
+from medseg.io.dicom.known import slices_of
 from medseg.io.dicom.pixels import MOST_READERS, read_pixels, read_projection
 from medseg.io.dicom.stacks import (
     TILT_DEGREES,
@@ -132,7 +132,7 @@ def _slices(files: Sequence[Path]) -> tuple[list[Slice], dict[str, list[int]]]:
 
     def one(file: Path) -> list[Slice] | str:
         try:
-            return read_slices(file)
+            return slices_of(file)
         except NotASlice as err:
             return err.reason
 

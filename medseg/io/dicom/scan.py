@@ -13,7 +13,8 @@ from pathlib import Path
 from medseg.core.machine import cores
 from medseg.core.run import holds_results
 from medseg.io.dicom.choose import Choice, choose
-from medseg.io.dicom.headers import LeftOut, NotASlice, Slice, read_slices
+from medseg.io.dicom.headers import LeftOut, NotASlice, Slice
+from medseg.io.dicom.known import slices_of
 from medseg.io.dicom.series import Series, SeriesTie, series_of
 from medseg.io.dicom.stacks import split
 
@@ -81,7 +82,7 @@ def _look(path: Path) -> list[Slice] | LeftOut:
     if path.name.upper() in INDEX_NAMES:
         return LeftOut(path, "an index of other files")
     try:
-        return read_slices(path)
+        return slices_of(path)
     except NotASlice as err:
         return err.left_out(path)
 

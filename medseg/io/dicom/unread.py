@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.io.dicom.headers import NotASlice, Slice, read_slices
+from medseg.io.dicom.headers import NotASlice, Slice
+from medseg.io.dicom.known import slices_of
 from medseg.io.layout import END_IN_DOUBT
 from medseg.io.names import DICOM
 
@@ -57,7 +58,7 @@ def lost_beside(slices: Sequence[Slice]) -> tuple[str, ...]:
 def _unread(path: Path, series_uid: str) -> str:
     """Why a file that should be a slice is none; "" for files that are whole, of other series, or were never DICOM."""
     try:
-        read_slices(path)
+        slices_of(path)
     except NotASlice as err:
         foreign = err.reason == "not a DICOM file" and path.suffix.lower() not in DICOM
         other = err.left_out(path).series_uid not in ("", series_uid)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from medseg.predict.engines.small_volumes import small_volumes
 from medseg.predict.head import put_off
 from medseg.predict.mirrors import NO_MIRRORS, Mirrors
 
@@ -101,5 +102,6 @@ class Eager:
 
         if self.forward is not None:
             return self.forward(windows)
-        with torch.autocast(windows.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        autocast = torch.autocast(windows.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+        with autocast, small_volumes():
             return main_of(self.net(windows))

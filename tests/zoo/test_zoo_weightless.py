@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from medseg.model.weightless import weightless
+from medseg.zoo.weightless import weightless
 
 
 def test_tensors_have_no_memory_and_nothing_is_drawn_for_them() -> None:
@@ -28,7 +28,7 @@ def test_what_has_memory_is_drawn_as_ever() -> None:
 def test_building_a_network_does_not_load_the_compiler() -> None:
     code = """
 import sys
-from medseg.model.weightless import weightless
+from medseg.zoo.weightless import weightless
 from medseg.zoo.build import build
 with weightless():
     build("nnunet-plain", dims=3, in_channels=1, classes=3)
