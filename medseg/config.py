@@ -27,6 +27,7 @@ from medseg.config_types import (
     PromptSetting,
     SearchSetting,
     SmallestPartSetting,
+    SpacingPxSetting,
     SpacingSetting,
     Weight,
 )
@@ -195,6 +196,7 @@ class Ingest(Section):
     """How images are prepared for the network."""
 
     spacing_mm: SpacingSetting = "auto"
+    spacing_px: SpacingPxSetting = None
     intensity: dict[str, Any] | Literal["auto", "none", "zscore", "rgb"] = Field(
         "auto",
         description="{window_hu: [low, high]}, {percentile: [0.5, 99.5]}, zscore (foreground), rgb, none; auto by modality",

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from medseg.config_types import GuidedFilter, Section, SpacingMm
+from medseg.config_types import GuidedFilter, Section, SpacingMm, SpacingPx
+from medseg.core.geometry import Geometry
 
 
 class IntensityPlan(Section):
@@ -56,6 +57,9 @@ class Plan(Section):
     spacing_mm: list[SpacingMm] | None = Field(
         None, description="the network's grid for RAS axes; null: pixels as they are"
     )
+    spacing_px: list[SpacingPx] | None = Field(
+        None, description="the network's grid in pixels of a picture; null: pixels as they are"
+    )
     intensity: list[IntensityPlan]
     crop: Literal["none", "nonzero", "body"] = "none"
     image_order: int = Field(3, ge=0, le=5, description="spline order that resamples images; 1 is linear")
@@ -88,13 +92,26 @@ class Plan(Section):
     )
     reasons: dict[str, str] = Field(default_factory=dict, description="key -> why")
 
-    @field_validator("spacing_mm", "patch_size")
+    @field_validator("spacing_mm", "spacing_px", "patch_size")
     @classmethod
     def _one_an_axis(cls, values: list[Any] | None, info: ValidationInfo) -> list[Any] | None:
         dims = info.data.get("dims")
         if values is not None and dims is not None and len(values) != dims:
             raise ValueError(f"{len(values)} numbers for {dims}D images")
         return values
+
+    @property
+    def spacing(self) -> list[float] | None:
+        """Of the network's grid, in mm or in pixels; None: the images' own."""
+        return self.spacing_mm or self.spacing_px
+
+    def grid_of(self, turned: Geometry) -> Geometry:
+        """The network's grid over the field of view of an image whose axes are in RAS+ order (see `reoriented`)."""
+        if self.spacing_px is not None:
+            return turned.with_spacing([n * own for n, own in zip(self.spacing_px, turned.spacing, strict=True)])
+        if self.spacing_mm is None or turned.unit == "px":
+            return turned
+        return turned.with_spacing(self.spacing_mm)
 
     @property
     def image_channels(self) -> int:

@@ -211,6 +211,17 @@ SpacingSetting = Annotated[
     Field(description="the network's grid in mm for RAS axes; auto lets the plan decide"),
 ]
 
+SpacingPx = Annotated[float, Field(gt=0, le=64, allow_inf_nan=False)]
+"""Pixels of a picture that one of the network's grid stands for, along an axis."""
+
+SpacingPxSetting = Annotated[
+    Annotated[list[SpacingPx], Field(min_length=2, max_length=3)] | SpacingPx | None,
+    Field(
+        description="the network's grid in pixels of pictures without a size in mm: 2 halves rows and columns; "
+        "one number, or one an axis; default: pixels as they are"
+    ),
+]
+
 BatchSetting = Annotated[
     Annotated[int, Field(ge=1)] | Literal["auto", "measured"],
     Field(

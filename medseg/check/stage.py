@@ -57,7 +57,9 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
 
 def ask_first_case(pipeline: Pipeline, cohort: Cohort, data: Data) -> None:
     """Holds a grid or patch that was asked for against one case: a wrong number of axes shows before all are read."""
-    if isinstance(pipeline.ingest.spacing_mm, str) and isinstance(pipeline.train.patch_size, str):
+    ingest = pipeline.ingest
+    asked = not isinstance(ingest.spacing_mm, str) or ingest.spacing_px is not None
+    if not asked and isinstance(pipeline.train.patch_size, str):
         return
     for row in cohort.rows[:3]:
         try:

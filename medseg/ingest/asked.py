@@ -22,11 +22,14 @@ def require_grid(
     would not fit into memory.
     """
     dims, asked = len(shape), pipeline.ingest.spacing_mm
+    pixels_asked(pipeline.ingest.spacing_px, dims, unit)
     if not isinstance(asked, str):
         own = "x".join(f"{s:.4g}" for s in spacing)
         if unit == "px":
             raise UserError(
-                f"spacing {asked} mm for images without a size in mm", "ingest.spacing_mm", "leave it out"
+                f"spacing {asked} mm for images without a size in mm",
+                "ingest.spacing_mm",
+                "leave it out; ingest.spacing_px: 2 halves rows and columns",
             )
         if len(asked) != dims:
             order = "left-right first" if dims == 3 else "rows, then columns"
@@ -44,6 +47,27 @@ def require_grid(
             "train.patch_size",
             "give 3 numbers, left-right first" if dims == 3 else "give rows and columns",
         )
+
+
+def pixels_asked(setting: list[float] | float | None, dims: int, unit: str) -> list[float] | None:
+    """`ingest.spacing_px` as one number an axis; None where it is not set.
+
+    Raises UserError for images whose voxels have a size in mm, and for another number of axes.
+    """
+    if setting is None:
+        return None
+    asked = [float(setting)] * dims if isinstance(setting, int | float) else [float(n) for n in setting]
+    if unit != "px":
+        raise UserError(
+            f"{asked} px for images with a size in mm",
+            "ingest.spacing_px",
+            "give the network's grid in mm: ingest.spacing_mm",
+        )
+    if len(asked) != dims:
+        raise UserError(
+            f"{asked} for {dims}D images", "ingest.spacing_px", "give one number, or rows and columns"
+        )
+    return asked
 
 
 def _require_memory(

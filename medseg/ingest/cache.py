@@ -34,8 +34,8 @@ from medseg.io.doors import content_hash
 
 Array = npt.NDArray[Any]
 
-PLAN_FIELDS = ("dims", "in_channels", "classes", "overlapping", "background", "ignore", "spacing_mm", "intensity",
-               "crop", "image_order")  # fmt: skip
+PLAN_FIELDS = ("dims", "in_channels", "classes", "overlapping", "background", "ignore", "spacing_mm", "spacing_px",
+               "intensity", "crop", "image_order")  # fmt: skip
 """What of a plan decides how a case is prepared."""
 
 FOREGROUND_SAMPLES = 5000

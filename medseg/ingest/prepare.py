@@ -90,7 +90,7 @@ def prepare_target(seg: Segmentation, prepared: PreparedImage, plan: Plan) -> np
         lead = target if plan.overlapping else target[None]
         moved = straighten.move(lead, kept, grid, nearest=True).astype(np.uint8)
         return moved if plan.overlapping else moved[0]
-    sampling = resample.label_sampling(kept.spacing, plan.spacing_mm or kept.spacing, plan.image_order)
+    sampling = resample.label_sampling(kept.spacing, plan.spacing_mm or grid.spacing, plan.image_order)
     if not plan.overlapping:
         return resample.resample_labels(target, grid.shape, sampling)
     regions = resample.resample_regions(target == 1, grid.shape, sampling).astype(np.uint8)
@@ -103,15 +103,13 @@ def prepare_target(seg: Segmentation, prepared: PreparedImage, plan: Plan) -> np
 def _target_grid(kept: Geometry, plan: Plan) -> Geometry:
     if not kept.is_orthogonal:
         return straighten.straight_grid(kept, plan.spacing_mm)
-    if plan.spacing_mm is None or kept.unit == "px":
-        return kept
-    return kept.with_spacing(plan.spacing_mm)
+    return plan.grid_of(kept)
 
 
 def _resampled(
     array: npt.NDArray, outside: npt.NDArray | None, kept: Geometry, grid: Geometry, plan: Plan
 ) -> npt.NDArray[np.float32]:
-    sampling = resample.image_sampling(kept.spacing, plan.spacing_mm or kept.spacing, plan.image_order)
+    sampling = resample.image_sampling(kept.spacing, plan.spacing_mm or grid.spacing, plan.image_order)
     out = np.empty((len(array), *grid.shape), np.float32)
     for channel, into, scheme in zip(array, out, plan.intensity):
         if scheme.scheme == "zscore_mask":

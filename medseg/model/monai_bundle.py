@@ -97,6 +97,11 @@ def inference(model: Model) -> dict[str, Any]:
         before.append(
             {"_target_": "Spacingd", "keys": "image", "pixdim": list(plan.spacing_mm), "mode": "bilinear"}
         )
+    if plan.spacing_px is not None:
+        shrink = [1 / n for n in plan.spacing_px]
+        before.append(
+            {"_target_": "Zoomd", "keys": "image", "zoom": shrink, "mode": "area", "keep_size": False}
+        )
     answer = {"sigmoid": True} if plan.overlapping else {"softmax": True}
     discrete = {"threshold": 0.5} if plan.overlapping else {"argmax": True}
     return {

@@ -14,6 +14,7 @@ from medseg.config_types import GuidedFilter
 from medseg.core.errors import UserError
 from medseg.core.machine import Device, choose_device, cores, parse_bytes, ram_available_bytes
 from medseg.core.segmentation import ClassInfo
+from medseg.ingest.asked import pixels_asked
 from medseg.ingest.previous import read_previous
 from medseg.plan import grids
 from medseg.plan.configurations import coarser_grid, patch_share, require_coarser, slice_axis, without
@@ -31,7 +32,7 @@ def decide(pipeline: Pipeline, cohort: Any, fingerprint: Fingerprint, card: Any)
     device = choose_device(pipeline.compute.device)
     on_gpu = device.name != "cpu"
     facts, reasons = _data_facts(pipeline, cohort, fingerprint, on_gpu, is_planned(card.name))
-    shape = prepared_shape(fingerprint, facts["spacing_mm"], facts["crop"])
+    shape = prepared_shape(fingerprint, facts["spacing_mm"] or facts["spacing_px"], facts["crop"])
     net_facts, net_reasons, cost = _network_facts(pipeline, facts, shape, fingerprint.total, device)
 
     def patch_of(spacing: list[float], size: list[float]) -> list[int]:
@@ -82,8 +83,12 @@ def _data_facts(
     spacing, why_spacing = grids.decide_spacing(
         pipeline.ingest.spacing_mm, fingerprint, limit, _ram_allowed(pipeline)
     )
+    unit = "px" if all(case.unit == "px" for case in fingerprint.cases) else "mm"
+    coarser = pixels_asked(pipeline.ingest.spacing_px, fingerprint.dims, unit)
+    if coarser is not None:
+        why_spacing = "photographs have no size in mm"
     crop, why_crop = grids.decide_crop(pipeline.ingest.crop, data.modality, fingerprint)
-    order, why_order = grids.decide_order(spacing, fingerprint, planned)
+    order, why_order = grids.decide_order(coarser or spacing, fingerprint, planned and coarser is None)
     previous, earlier, why_earlier = _earlier_stage(pipeline, fingerprint.channels)
     mirror, why_mirror = grids.decide_mirror(pipeline, (*classes, *earlier), fingerprint)
     channels = tuple(data.channels) or tuple(cohort.channels)
@@ -103,6 +108,7 @@ def _data_facts(
         "background": background,
         "ignore": data.ignore,
         "spacing_mm": spacing,
+        "spacing_px": coarser,
         "intensity": intensity,
         "crop": crop,
         "image_order": order,
@@ -117,6 +123,7 @@ def _data_facts(
         "classes": names,
         "out_channels": head + (" and the background" if background and not data.overlapping else ""),
         "spacing_mm": why_spacing,
+        "spacing_px": "set in the pipeline file (ingest.spacing_px)" if coarser else "nobody asked for another",
         "intensity": why_intensity,
         "crop": why_crop,
         "image_order": why_order,
@@ -278,7 +285,7 @@ def _as_nnunet(
 
 
 def _spacing(facts: dict[str, Any]) -> list[float]:
-    return facts["spacing_mm"] or [1.0] * facts["dims"]
+    return facts["spacing_mm"] or facts["spacing_px"] or [1.0] * facts["dims"]
 
 
 def _ram_budget(pipeline: Pipeline) -> int:

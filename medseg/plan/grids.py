@@ -31,7 +31,9 @@ def decide_spacing(
     if all(case.unit == "px" for case in fingerprint.cases):
         if not isinstance(setting, str):
             raise UserError(
-                f"spacing {setting} mm for images without a size in mm", "ingest.spacing_mm", "leave it out"
+                f"spacing {setting} mm for images without a size in mm",
+                "ingest.spacing_mm",
+                "leave it out; ingest.spacing_px: 2 halves rows and columns",
             )
         return None, "photographs have no size in mm: pixels as they are"
     if not isinstance(setting, str):

@@ -100,11 +100,8 @@ def in_words(plan: Plan, pipeline: Pipeline) -> str:
     """One line: grid, patch, batch, and what a step will cost."""
     if not plan.estimate:
         return f"{pipeline.only_system.name} reads {plan.dims}D cases as they are"
-    grid = (
-        "pixels as they are"
-        if plan.spacing_mm is None
-        else "x".join(f"{s:.3g}" for s in plan.spacing_mm) + " mm"
-    )
+    unit = "px" if plan.spacing_px else "mm"
+    grid = "x".join(f"{s:.3g}" for s in plan.spacing) + f" {unit}" if plan.spacing else "pixels as they are"
     patch = "x".join(str(n) for n in plan.patch_size)
     cost = plan.estimate
     steps = cost["train_minutes"] * 60 / max(cost["step_seconds"], 1e-9)

@@ -166,5 +166,7 @@ def _on_border(seg: Segmentation, position: int) -> int:
     array: npt.NDArray[Any] = seg.labels if seg.regions is None else seg.regions[position]
     value = seg.classes[position].index if seg.regions is None else True
     # Views: `take` would copy across the memory of the whole volume.
-    planes = [array[(slice(None),) * axis + (i,)] for axis, n in enumerate(array.shape) if n > 1 for i in (0, -1)]
+    planes = [
+        array[(slice(None),) * axis + (i,)] for axis, n in enumerate(array.shape) if n > 1 for i in (0, -1)
+    ]
     return max((int(np.count_nonzero(plane == value)) for plane in planes), default=0)

@@ -87,7 +87,7 @@ def estimate(
     counted on.
     """
     turned, _, _ = geometry.reoriented()
-    grid = turned if plan.spacing_mm is None or turned.unit == "px" else turned.with_spacing(plan.spacing_mm)
+    grid = plan.grid_of(turned)
     shape = cut.padded(grid.shape)
     lead = cut.lead(grid.shape)
     plane = prod(shape) // shape[lead]

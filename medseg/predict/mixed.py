@@ -114,10 +114,7 @@ class MixedPredictor(Predictor):
 
 def grid_of(geometry: Geometry, plan: Plan) -> tuple[int, ...]:
     """The shape of an uncropped case on the grid of a plan, axes in RAS+ order."""
-    turned, _, _ = geometry.reoriented()
-    if plan.spacing_mm is None or turned.unit == "px":
-        return turned.shape
-    return turned.with_spacing(plan.spacing_mm).shape
+    return plan.grid_of(geometry.reoriented()[0]).shape
 
 
 def planes_of(

@@ -10,7 +10,7 @@ from medseg.core.case import Image
 if TYPE_CHECKING:
     from medseg.ingest.prepare import PreparedImage
 
-DECIDES = ("dims", "in_channels", "spacing_mm", "intensity", "crop", "image_order")
+DECIDES = ("dims", "in_channels", "spacing_mm", "spacing_px", "intensity", "crop", "image_order")
 """What of a plan the prepared image depends on."""
 
 

@@ -130,6 +130,9 @@ def _times(count: int) -> str:
 
 def _grid_and_scaling(plan: Plan) -> str:
     schemes = ", ".join(i.scheme for i in plan.intensity)
+    if plan.spacing_px:
+        step = " x ".join(f"{s:.3g}" for s in plan.spacing_px)
+        return f"Images were brought to one pixel for {step} of theirs (spline order {plan.image_order}) and scaled ({schemes})."
     if not plan.spacing_mm:
         return f"Images were used at their own pixel size and scaled ({schemes})."
     grid = " x ".join(f"{s:.3g}" for s in plan.spacing_mm)

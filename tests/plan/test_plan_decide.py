@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,6 +153,38 @@ def test_photographs_stay_in_pixels_and_are_mirrored_sideways_only():
     )
     assert (plan.dims, plan.spacing_mm, plan.mirror_axes) == (2, None, [1])
     assert plan.intensity[0].scheme == "rgb"
+
+
+@pytest.mark.parametrize("asked", [2, [2.0, 2.0]])
+@pytest.mark.parametrize("system", ["u-net", "nnunet-plain"])
+def test_photographs_can_be_given_a_coarser_grid_in_pixels(asked, system, tmp_path):
+    plan = _plan(
+        _pipeline(system, modality="photo", ingest={"spacing_px": asked}),
+        [_case("a", (200, 300), unit="px", channels=3)],
+        CLASSES[1:],
+    )
+    assert (plan.spacing_mm, plan.spacing_px) == (None, [2.0, 2.0])
+    assert plan.grid_of(Geometry.pixels((200, 300))).shape == (100, 150)
+    assert (plan.image_order, plan.reasons["spacing_px"]) == (1, "set in the pipeline file (ingest.spacing_px)")
+    assert plan.patch_size[0] <= 112
+    save_plan(plan, tmp_path / "plan.yaml")
+    assert load_plan(tmp_path / "plan.yaml") == plan
+
+
+@pytest.mark.parametrize(
+    ("unit", "asked", "message"),
+    [
+        ("mm", 2, r"\[2.0, 2.0, 2.0\] px for images with a size in mm.*spacing_mm"),
+        ("px", [2, 2, 2], r"\[2.0, 2.0, 2.0\] for 2D images.*one number, or rows and columns"),
+    ],
+)
+def test_a_grid_in_pixels_that_cannot_be_meant_is_refused(unit, asked, message):
+    shape = (64, 64) if unit == "px" else (60, 50, 20)
+    with pytest.raises(UserError) as told:
+        _plan(
+            _pipeline("u-net", modality="photo", ingest={"spacing_px": asked}), [_case("a", shape, unit=unit)]
+        )
+    assert re.search(message, str(told.value), re.DOTALL)
 
 
 def test_nothing_is_mirrored_left_right_when_a_class_has_a_side():

@@ -170,6 +170,21 @@ def test_outside_the_body_is_background() -> None:
     assert not seg.labels.any()
 
 
+@pytest.mark.parametrize("step", [[2.0, 3.0], [2.8125, 3.0]])
+def test_photographs_on_a_coarser_grid_come_back_on_their_pixels(step: list[float]) -> None:
+    model = a_model(dims=2, spacing_mm=None, spacing_px=step, patch_size=[16, 16], mirror_axes=[])
+    values = np.zeros((90, 120), np.float32)
+    values[12:36, 18:60] = 100
+    values[60:84, 72:114] = -100
+    seg = predict_case(model, Image(values[None], Geometry.pixels((90, 120))))
+    assert seg.labels.shape == (90, 120)
+    assert seg.geometry.unit == "px"
+    for index in (LEFT.index, RIGHT.index):
+        assert dice(seg.labels, labels_of(values), index) > 0.97
+        middle = [np.argwhere(a == index).mean(0) for a in (seg.labels, labels_of(values))]
+        assert np.abs(middle[0] - middle[1]).max() < 0.3
+
+
 def test_photographs_stay_on_their_pixels() -> None:
     rng = np.random.default_rng(0)
     values = rng.integers(-1, 2, (37, 52)).astype(np.float32) * 100

@@ -52,7 +52,7 @@ class Frame:
 
 def frame_of(plan: Plan, shape: Sequence[int], channels: int, beyond_image: str = "background") -> Frame:
     """The frame of a patch of `shape` voxels under a plan; beyond_image: as `train.beyond_image`."""
-    spacing = tuple(float(s) for s in plan.spacing_mm or [1.0] * len(shape))
+    spacing = tuple(float(s) for s in plan.spacing or [1.0] * len(shape))
     coarse = None
     if len(shape) == 3 and max(shape) / min(shape) > ANISOTROPY:
         coarse = list(shape).index(min(shape))
