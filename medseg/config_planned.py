@@ -108,7 +108,9 @@ class Plan(Section):
     def grid_of(self, turned: Geometry) -> Geometry:
         """The network's grid over the field of view of an image whose axes are in RAS+ order (see `reoriented`)."""
         if self.spacing_px is not None:
-            return turned.with_spacing([n * own for n, own in zip(self.spacing_px, turned.spacing, strict=True)])
+            return turned.with_spacing(
+                [n * own for n, own in zip(self.spacing_px, turned.spacing, strict=True)]
+            )
         if self.spacing_mm is None or turned.unit == "px":
             return turned
         return turned.with_spacing(self.spacing_mm)

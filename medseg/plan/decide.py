@@ -123,7 +123,9 @@ def _data_facts(
         "classes": names,
         "out_channels": head + (" and the background" if background and not data.overlapping else ""),
         "spacing_mm": why_spacing,
-        "spacing_px": "set in the pipeline file (ingest.spacing_px)" if coarser else "nobody asked for another",
+        "spacing_px": "set in the pipeline file (ingest.spacing_px)"
+        if coarser
+        else "nobody asked for another",
         "intensity": why_intensity,
         "crop": why_crop,
         "image_order": why_order,

@@ -165,7 +165,10 @@ def test_photographs_can_be_given_a_coarser_grid_in_pixels(asked, system, tmp_pa
     )
     assert (plan.spacing_mm, plan.spacing_px) == (None, [2.0, 2.0])
     assert plan.grid_of(Geometry.pixels((200, 300))).shape == (100, 150)
-    assert (plan.image_order, plan.reasons["spacing_px"]) == (1, "set in the pipeline file (ingest.spacing_px)")
+    assert (plan.image_order, plan.reasons["spacing_px"]) == (
+        1,
+        "set in the pipeline file (ingest.spacing_px)",
+    )
     assert plan.patch_size[0] <= 112
     save_plan(plan, tmp_path / "plan.yaml")
     assert load_plan(tmp_path / "plan.yaml") == plan
