@@ -78,11 +78,11 @@ class Outcome(Generic[Item, Out]):
 
     @property
     def reason(self) -> str:
-        """Why it failed, in one sentence free of paths; empty when it did not."""
+        """Why it failed and what to do, on one line free of paths; empty when it did not."""
         if self.error is None:
             return ""
         if isinstance(self.error, UserError):
-            return self.error.what
+            return f"{self.error.what} -> {self.error.hint}" if self.error.hint else self.error.what
         if type(self.error).__name__ == "KilledWorker":
             return "every worker that began it was lost: killed for want of memory, or at the end of its job's time"
         return f"{type(self.error).__name__} in {_place_of(self.error)}"

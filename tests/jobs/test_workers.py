@@ -118,7 +118,7 @@ def test_many_items_go_through_workers_and_bad_ones_are_named() -> None:
         found = {o.item: o for o in map_cases(parse_bytes, items, "test", workers=2, pool=pool)}
         again = list(map_cases(parse_bytes, ["7 kB"], "test", pool=pool))
     assert found["3 kB"].value == 3000
-    assert found["much"].reason == "'much' is no amount of memory"
+    assert found["much"].reason == "'much' is no amount of memory -> write it like 6 GB or 800 MB"
     assert again[0].value == 7000
 
 
