@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medseg.config import Plan
 from medseg.core.atomic import write_json, write_text
 from medseg.core.errors import UserError
 from medseg.model.folder import Model
@@ -87,7 +88,7 @@ def inference(model: Model) -> dict[str, Any]:
     """configs/inference.json: what is done to an image, the windows, and what is done to the answer."""
     plan = model.plan
     before: list[dict[str, Any]] = [
-        {"_target_": "LoadImaged", "keys": "image"},
+        {"_target_": "LoadImaged", "keys": "image", **_reader(plan)},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
     ]
     if plan.dims == 3:
@@ -128,6 +129,13 @@ def inference(model: Model) -> dict[str, Any]:
                       "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing"},
         "run": ["$@evaluator.run()"],
     }  # fmt: skip
+
+
+def _reader(plan: Plan) -> dict[str, Any]:
+    """MONAI reads a picture's columns first, unless it is told not to: the network has learnt rows first."""
+    if plan.dims == 2 and plan.spacing_mm is None:
+        return {"reader": "PILReader", "reverse_indexing": False}
+    return {}
 
 
 def _intensity(model: Model) -> dict[str, Any]:

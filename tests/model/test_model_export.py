@@ -66,6 +66,33 @@ def test_a_bundles_steps_prepare_an_image_like_the_model(model: Path, tmp_path: 
     assert np.allclose(np.asarray(theirs), ours, atol=1e-4)
 
 
+@pytest.mark.parametrize(("step", "tolerance"), [(None, 1e-4), ([2.0, 2.0], 0.25)])
+def test_a_bundles_steps_keep_the_rows_of_a_photograph(
+    step: list[float] | None, tolerance: float, tmp_path: Path
+) -> None:
+    from monai.bundle import ConfigParser
+    from PIL import Image as Picture
+
+    from medseg.ingest.prepare import prepare_image
+    from medseg.io.doors import read_image
+
+    plan = Plan(dims=2, in_channels=3, classes=[ClassInfo("sky", 1, (1, 2, 3)).as_json()], out_channels=2,
+                spacing_px=step, patch_size=[16, 16], batch_size=1, image_order=1,
+                intensity=[IntensityPlan(scheme="rgb", shift=127.5, scale=63.75)] * 3)  # fmt: skip
+    system = System(name="u-net", size="tiny")
+    save_model(tmp_path / "model", build_system(system, plan), system=system, plan=plan)
+    export_model(tmp_path / "model", "monai-bundle", tmp_path / "b")
+    rows, columns = np.mgrid[:24, :40]
+    picture = np.stack([9 * rows, 6 * columns, 3 * (rows + columns)], axis=-1).astype(np.uint8)
+    Picture.fromarray(picture).save(tmp_path / "x.png")
+    parser = ConfigParser()
+    parser.read_config(str(tmp_path / "b" / "configs" / "inference.json"))
+    theirs = parser.get_parsed_content("preprocessing")({"image": str(tmp_path / "x.png")})["image"]
+    ours = prepare_image(read_image(tmp_path / "x.png"), plan).array
+    assert theirs.shape == ours.shape
+    assert np.allclose(np.asarray(theirs), ours, atol=tolerance)
+
+
 def test_an_export_that_gives_other_labels_is_not_given_out(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
