@@ -7,6 +7,7 @@ that are near medseg's, not equal; the network in it is compared exactly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
+
+NEEDED = ("nibabel", "pillow", "pytorch-ignite", "fire")
+"""What MONAI needs beside itself to run a bundle."""
 
 
 def write_bundle(model: Model, folder: Path) -> None:
@@ -74,7 +78,7 @@ def metadata(model: Model) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": numpy.__version__,
-        "required_packages_version": {},
+        "required_packages_version": {name: version for name in NEEDED if (version := _version(name))},
         "task": "segmentation",
         "description": f"{model.system.slug}, model {model.hash[:12]}",
         "authors": "exported by medseg",
@@ -94,19 +98,13 @@ def inference(model: Model) -> dict[str, Any]:
     if plan.dims == 3:
         before.append({"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"})
     before.append(_intensity(model))
-    if plan.spacing_mm is not None:
-        before.append(
-            {"_target_": "Spacingd", "keys": "image", "pixdim": list(plan.spacing_mm), "mode": "bilinear"}
-        )
-    if plan.spacing_px is not None:
-        shrink = [1 / n for n in plan.spacing_px]
-        before.append(
-            {"_target_": "Zoomd", "keys": "image", "zoom": shrink, "mode": "area", "keep_size": False}
-        )
+    before += _onto_grid(plan)
+    if plan.margin:
+        before.append({"_target_": "BorderPadd", "keys": "image", "spatial_border": plan.margin})
     answer = {"sigmoid": True} if plan.overlapping else {"softmax": True}
     discrete = {"threshold": 0.5} if plan.overlapping else {"argmax": True}
     return {
-        "imports": ["$import glob"],
+        "imports": ["$import glob", "$import monai"],
         "bundle_root": ".",
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
@@ -129,6 +127,25 @@ def inference(model: Model) -> dict[str, Any]:
                       "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing"},
         "run": ["$@evaluator.run()"],
     }  # fmt: skip
+
+
+def _onto_grid(plan: Plan) -> list[dict[str, Any]]:
+    """The steps that bring an image onto the network's grid; `Invertd` brings the mask back."""
+    if plan.spacing_px is not None:
+        shrink = [1 / n for n in plan.spacing_px]
+        return [{"_target_": "Zoomd", "keys": "image", "zoom": shrink, "mode": "area", "keep_size": False}]
+    if plan.spacing_mm is None:
+        return []
+    steps: list[dict[str, Any]] = []
+    if plan.image_order == 1:
+        # Ours widens the linear kernel by the ratio r of the spacings; MONAI's stays one voxel wide and lets the noise
+        # of fine images through. A Gaussian of what lacks in variance, (r^2 - 1) / 6, comes before it.
+        sigma = "max(1e-3, ((max(1.0, (s / float(p)) ** 2) - 1) / 6) ** 0.5)"
+        widths = f"[{sigma} for s, p in zip({list(plan.spacing_mm)}, x.pixdim)]"
+        smooth = f"$lambda x: monai.transforms.GaussianSmooth({widths})(x)"
+        steps.append({"_target_": "Lambdad", "keys": "image", "func": smooth})
+    onto = {"_target_": "Spacingd", "keys": "image", "pixdim": list(plan.spacing_mm), "mode": "bilinear"}
+    return [*steps, onto]
 
 
 def _reader(plan: Plan) -> dict[str, Any]:
@@ -167,9 +184,37 @@ def _intensity(model: Model) -> dict[str, Any]:
     )
 
 
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def _readme(model: Model) -> str:
+    image = "image.png" if "reader" in _reader(model.plan) else "image.nii.gz"
+    left_out = _left_out(model.plan)
     lines = [f"# {model.system.slug}", "", f"Exported by medseg from the model {model.hash}.", "",
              str(model.facts.get("intended_use", "")), "", "Classes: " + ", ".join(i.name for i in model.classes), "",
+             "Once: `pip install monai nibabel pillow pytorch-ignite fire`. Then, in this folder:", "",
              "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
-             "--datalist \"['image.nii.gz']\""]  # fmt: skip
+             f"--datalist \"['{image}']\"", "",
+             "The network is the model's to the bit; what is around it is MONAI's: images are resampled by MONAI's "
+             "linear interpolation"
+             + "".join(f", {what}" for what in left_out)
+             + ". Masks differ by a few voxels along borders from those of `medseg predict`; score them before use."]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _left_out(plan: Plan) -> list[str]:
+    """What `medseg predict` does with this plan and MONAI's steps do not."""
+    return [
+        what
+        for what, is_done in (
+            ("windows are not averaged with mirrored copies", plan.flips),
+            ("borders are not moved to the image's own edges", plan.guided_filter is not None),
+            ("nothing is cut away beforehand", plan.crop != "none"),
+            ("components are not sorted out", True),
+        )
+        if is_done
+    ]

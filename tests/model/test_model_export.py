@@ -66,6 +66,47 @@ def test_a_bundles_steps_prepare_an_image_like_the_model(model: Path, tmp_path: 
     assert np.allclose(np.asarray(theirs), ours, atol=1e-4)
 
 
+def test_a_bundle_averages_fine_voxels_as_the_model_does(tmp_path: Path) -> None:
+    import nibabel
+    from monai.bundle import ConfigParser
+
+    from medseg.ingest.prepare import prepare_image
+    from medseg.io.doors import read_image
+
+    plan = Plan(dims=3, in_channels=1, classes=[ClassInfo("organ", 1, (1, 2, 3)).as_json()], out_channels=2,
+                spacing_mm=[4.0, 4.0, 5.0], patch_size=[16, 16, 16], batch_size=1, image_order=1, margin=2,
+                intensity=[IntensityPlan(scheme="window", low=-1000, high=400, shift=-300, scale=700)])  # fmt: skip
+    system = System(name="3d-u-net", size="tiny", arguments={"norm": "instance"})
+    save_model(tmp_path / "model", build_system(system, plan), system=system, plan=plan)
+    export_model(tmp_path / "model", "monai-bundle", tmp_path / "b")
+    affine = np.diag([-1.1, 0.9, 1.7, 1.0])
+    noise = np.random.default_rng(0).normal(-300, 150, (61, 53, 37))
+    blob = np.full((61, 53, 37), -900.0)
+    blob[14:30, 20:44, 9:21] = 300
+    found = {}
+    for name, array in (("noise", noise), ("blob", blob)):
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), affine), tmp_path / f"{name}.nii.gz")
+        parser = ConfigParser()
+        parser.read_config(str(tmp_path / "b" / "configs" / "inference.json"))
+        theirs = parser.get_parsed_content("preprocessing")({"image": str(tmp_path / f"{name}.nii.gz")})[
+            "image"
+        ]
+        ours = prepare_image(read_image(tmp_path / f"{name}.nii.gz"), plan)
+        found[name] = (np.asarray(theirs)[0], np.asarray(theirs.affine), ours.array[0], ours.geometry.affine)
+    theirs, _, ours, _ = found["noise"]
+    assert not theirs[:2].any()  # the margin
+    assert theirs[2:-2, 2:-2, 2:-2].std() == pytest.approx(ours.std(), rel=0.15)
+    theirs, their_affine, ours, our_affine = found["blob"]
+    places = [
+        a[:3, :3] @ np.argwhere(image > 0).mean(0) + a[:3, 3]
+        for image, a in ((theirs, their_affine), (ours, our_affine))
+    ]
+    assert np.abs(places[0] - places[1]).max() < 2  # mm, half a voxel: the grids begin elsewhere
+    said = (tmp_path / "b" / "docs" / "README.md").read_text()
+    assert "pytorch-ignite" in said
+    assert "components are not sorted out" in said
+
+
 @pytest.mark.parametrize(("step", "tolerance"), [(None, 1e-4), ([2.0, 2.0], 0.25)])
 def test_a_bundles_steps_keep_the_rows_of_a_photograph(
     step: list[float] | None, tolerance: float, tmp_path: Path
