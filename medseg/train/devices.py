@@ -110,8 +110,7 @@ def lay_out(net: Any, device: str, precision: Precision) -> None:
     """Puts the weights of narrow 3D networks on a CPU in channels-last order, in place.
 
     Measured with 3d-u-net in bf16 on 2x64^3: 0.42 s a step instead of 0.58 at 8 channels, but 0.90 instead of 0.84
-    at 16. In fp32, from 8 channels on, forward and backward of 2x40x24x32 took 0.18 to 0.29 s instead of 0.29 to 0.42
-    on a CPU without bf16. The rule depends on the network alone, so that a resumed training computes the same bits.
+    at 16. In fp32 on a CPU without bf16 see benchmarks/narrow_networks.py. The rule depends on the network alone, so that a resumed training computes the same bits.
     """
     import torch
 
