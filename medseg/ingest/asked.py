@@ -22,9 +22,10 @@ def require_grid(
     would not fit into memory.
     """
     dims, asked = len(shape), pipeline.ingest.spacing_mm
-    pixels_asked(pipeline.ingest.spacing_px, dims, unit)
+    own = "x".join(f"{s:.4g}" for s in spacing)
+    if (pixels := pixels_asked(pipeline.ingest.spacing_px, dims, unit)) is not None:
+        _require_memory(pipeline, pixels, shape, spacing, channels, own, "px")
     if not isinstance(asked, str):
-        own = "x".join(f"{s:.4g}" for s in spacing)
         if unit == "px":
             raise UserError(
                 f"spacing {asked} mm for images without a size in mm",
@@ -38,7 +39,7 @@ def require_grid(
                 "ingest.spacing_mm",
                 f"give {dims} positive numbers in mm, {order}; the first case has {own}",
             )
-        _require_memory(pipeline, asked, shape, spacing, channels, own)
+        _require_memory(pipeline, asked, shape, spacing, channels, own, "mm")
     patch = pipeline.train.patch_size
     flat = any(system.configuration == "2d" for system in pipeline.systems)
     if not isinstance(patch, str) and len(patch) != dims and not (flat and len(patch) == dims - 1):
@@ -77,6 +78,7 @@ def _require_memory(
     spacing: Sequence[float],
     channels: int,
     own: str,
+    unit: str,
 ) -> None:
     ram = pipeline.compute.ram
     allowed = ram_available_bytes() if ram is None else parse_bytes(ram)
@@ -84,8 +86,8 @@ def _require_memory(
     needed = voxels * 2 * BYTES_PER_VOXEL * channels
     if needed > allowed:
         raise UserError(
-            f"{asked} mm would make {voxels:,.0f} voxels of a case of {'x'.join(map(str, shape))} voxels of {own} mm: "
+            f"{asked} {unit} would make {voxels:,.0f} voxels of a case of {'x'.join(map(str, shape))} voxels of {own} {unit}: "
             f"{needed / 1e9:,.1f} GB, of {allowed / 1e9:.1f} GB",
-            "ingest.spacing_mm",
-            "take larger numbers, or auto",
+            f"ingest.spacing_{unit}",
+            "take larger numbers, or auto" if unit == "mm" else "take larger numbers",
         )

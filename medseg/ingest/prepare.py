@@ -124,10 +124,10 @@ def _resampled(
 def _require_room(image: Image, grid: Geometry) -> None:
     """Refuses a grid so fine that the prepared image would not fit, before anything is taken for it."""
     needed, free = voxel_bytes((len(image.array), *grid.shape), 4), ram_available_bytes()
-    if grid.unit == "mm" and needed > free:
+    if needed > free:
         raise UserError(
             f"takes {in_words(needed)} on a grid of {_spacing(grid)}, {in_words(free)} of memory are free",
-            hint="give a coarser ingest.spacing_mm, or a machine with more memory",
+            hint=f"give a coarser ingest.spacing_{grid.unit}, or a machine with more memory",
         )
 
 

@@ -12,6 +12,7 @@ from medseg.config import Pipeline
 from medseg.config_plan import load_plan, save_plan
 from medseg.core import ClassInfo, Geometry, Image, Segmentation, UserError
 from medseg.core.machine import Device
+from medseg.ingest.asked import require_grid
 from medseg.plan import decide as decide_module
 from medseg.plan import grids
 from medseg.plan.decide import decide
@@ -188,6 +189,17 @@ def test_a_grid_in_pixels_that_cannot_be_meant_is_refused(unit, asked, message):
             _pipeline("u-net", modality="photo", ingest={"spacing_px": asked}), [_case("a", shape, unit=unit)]
         )
     assert re.search(message, str(told.value), re.DOTALL)
+
+
+def test_a_grid_of_pixels_that_no_memory_holds_is_refused_before_any_is_taken():
+    pipeline = _pipeline("u-net", modality="photo", ingest={"spacing_px": 0.001})
+    with pytest.raises(
+        UserError, match=r"\[0.001, 0.001\] px would make 60,000,000,000 voxels .* 200x300 voxels"
+    ):
+        require_grid(pipeline, (200, 300), (1.0, 1.0), "px", 3)
+    require_grid(
+        _pipeline("u-net", modality="photo", ingest={"spacing_px": 2}), (200, 300), (1.0, 1.0), "px", 3
+    )
 
 
 def test_nothing_is_mirrored_left_right_when_a_class_has_a_side():
