@@ -80,15 +80,8 @@ def _data_facts(
     _require_something_to_learn(classes, fingerprint)
     background = data.background is not None or data.overlapping
     limit = (float("inf") if planned else grids.VOXELS_GPU) if on_gpu else grids.VOXELS_CPU
-    spacing, why_spacing = grids.decide_spacing(
-        pipeline.ingest.spacing_mm, fingerprint, limit, _ram_allowed(pipeline)
-    )
-    unit = "px" if all(case.unit == "px" for case in fingerprint.cases) else "mm"
-    coarser = pixels_asked(pipeline.ingest.spacing_px, fingerprint.dims, unit)
-    if coarser is not None:
-        why_spacing = "photographs have no size in mm"
+    grid, why_grid = _grid_facts(pipeline, fingerprint, limit, planned)
     crop, why_crop = grids.decide_crop(pipeline.ingest.crop, data.modality, fingerprint)
-    order, why_order = grids.decide_order(coarser or spacing, fingerprint, planned and coarser is None)
     previous, earlier, why_earlier = _earlier_stage(pipeline, fingerprint.channels)
     mirror, why_mirror = grids.decide_mirror(pipeline, (*classes, *earlier), fingerprint)
     channels = tuple(data.channels) or tuple(cohort.channels)
@@ -107,11 +100,9 @@ def _data_facts(
         "out_channels": len(classes) + (background and not data.overlapping),
         "background": background,
         "ignore": data.ignore,
-        "spacing_mm": spacing,
-        "spacing_px": coarser,
+        **grid,
         "intensity": intensity,
         "crop": crop,
-        "image_order": order,
         "mirror_axes": mirror,
         **_kept_for_prediction(pipeline, classes),
         "foreground_fraction": fingerprint.foreground_fraction(classes),
@@ -122,13 +113,9 @@ def _data_facts(
         "dims": f"all {fingerprint.total} training cases have {fingerprint.dims} axes",
         "classes": names,
         "out_channels": head + (" and the background" if background and not data.overlapping else ""),
-        "spacing_mm": why_spacing,
-        "spacing_px": "set in the pipeline file (ingest.spacing_px)"
-        if coarser
-        else "nobody asked for another",
+        **why_grid,
         "intensity": why_intensity,
         "crop": why_crop,
-        "image_order": why_order,
         "mirror_axes": why_mirror,
         **KEPT,
         "volume_ml": f"smallest and largest in {len(fingerprint.cases)} training cases"
@@ -136,6 +123,26 @@ def _data_facts(
         else "pixels have no volume",
     }
     return facts, {**reasons, **why_earlier}
+
+
+def _grid_facts(
+    pipeline: Pipeline, fingerprint: Fingerprint, limit: float, planned: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The network's grid, in mm or in pixels, and how images come onto it. limit: voxels of a prepared case, at most."""
+    spacing, why_spacing = grids.decide_spacing(
+        pipeline.ingest.spacing_mm, fingerprint, limit, _ram_allowed(pipeline)
+    )
+    unit = "px" if all(case.unit == "px" for case in fingerprint.cases) else "mm"
+    pixels = pixels_asked(pipeline.ingest.spacing_px, fingerprint.dims, unit)
+    why_pixels = "nobody asked for another"
+    if pixels is not None:
+        why_spacing = "photographs have no size in mm"
+        why_pixels = "set in the pipeline file (ingest.spacing_px)"
+    order, why_order = grids.decide_order(pixels or spacing, fingerprint, planned and pixels is None)
+    return (
+        {"spacing_mm": spacing, "spacing_px": pixels, "image_order": order},
+        {"spacing_mm": why_spacing, "spacing_px": why_pixels, "image_order": why_order},
+    )
 
 
 def _require_something_to_learn(classes: Sequence[ClassInfo], fingerprint: Fingerprint) -> None:

@@ -154,4 +154,4 @@ def test_an_answer_on_one_window_can_be_completed() -> None:
     window = torch.randn(2, 1, *PATCH)
     body = without_last_layer(net, 1, PATCH)
     assert torch.allclose(logits_of(Eager(body), window), net(window), atol=1e-5)
-    assert torch.equal(logits_of(Eager(net), window), net(window))
+    assert torch.allclose(logits_of(Eager(net), window), net(window), atol=1e-5)
