@@ -78,7 +78,7 @@ def metadata(model: Model) -> dict[str, Any]:
         "monai_version": monai.__version__,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": numpy.__version__,
-        "required_packages_version": {name: version for name in NEEDED if (version := _version(name))},
+        "required_packages_version": {name: found for name in NEEDED if (found := _version(name))},
         "task": "segmentation",
         "description": f"{model.system.slug}, model {model.hash[:12]}",
         "authors": "exported by medseg",
@@ -199,10 +199,10 @@ def _readme(model: Model) -> str:
              "Once: `pip install monai nibabel pillow pytorch-ignite fire`. Then, in this folder:", "",
              "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
              f"--datalist \"['{image}']\"", "",
-             "The network is the model's to the bit; what is around it is MONAI's: images are resampled by MONAI's "
-             "linear interpolation"
+             "The network was compared with the model's (medseg.json says how near it is); what is around it is MONAI's: "
+             "images are resampled by MONAI's interpolation, on a grid that may begin elsewhere"
              + "".join(f", {what}" for what in left_out)
-             + ". Masks differ by a few voxels along borders from those of `medseg predict`; score them before use."]  # fmt: skip
+             + ". Masks are not those of `medseg predict`; score them before use."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
