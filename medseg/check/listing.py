@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 
 from medseg.config import Data
-from medseg.core.run import holds_results
+from medseg.core.folders import walk_data
 from medseg.data.cohort import data_root, look
 
 
@@ -34,8 +33,7 @@ def _files(data: Data) -> Iterator[str]:
         yield data.manifest
         yield from sorted(name for row in look(data, root).rows for name in row.files)
     elif root is not None and root.is_dir():
-        for folder, folders, names in os.walk(root):
-            folders[:] = sorted(name for name in folders if not holds_results(Path(folder, name)))
-            yield from (str(Path(folder, name)) for name in sorted(names))
+        for folder, _, names in walk_data(root):
+            yield from (str(folder / name) for name in names)
     elif root is not None:
         yield str(root)

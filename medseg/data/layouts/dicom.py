@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg.config import Data, Select
 from medseg.core.errors import UserError
-from medseg.core.run import holds_results
+from medseg.core.folders import walk_data
 from medseg.data.layouts.dicom_lost import NoVolume, lost_rows, lost_studies
 from medseg.data.layouts.names import LABEL_WORDS, folders_below, readable_files, words_of
 from medseg.data.manifest import safe_name
@@ -33,10 +32,10 @@ LOOK_AT = 200
 def looks_like_dicom(root: Path) -> bool:
     """Whether a folder (to any depth) holds DICOM files: by ending, or by the letters DICM at byte 128."""
     looked = 0
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(d for d in folders if not hidden(Path(d)) and not holds_results(Path(folder, d)))
-        for name in sorted(files):
-            path = Path(folder, name)
+    for folder, folders, files in walk_data(root):
+        folders[:] = [d for d in folders if not hidden(Path(d))]
+        for name in files:
+            path = folder / name
             if name.lower().endswith(DICOM) or (not path.suffix and _has_mark(path)):
                 return True
             looked += not path.suffix

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from medseg.core.folders import walk_data
 from medseg.core.run import holds_results
 from medseg.data.rows import hidden
 from medseg.io.names import DICOM, READABLE, stem_of
@@ -69,12 +70,12 @@ def folders_below(root: Path, depth: int = DEPTH) -> list[Path]:
 
 def results_below(root: Path) -> list[Path]:
     """The folders below `root` that medseg wrote, in which no data is looked for."""
-    found = []
-    for place, folders, _ in os.walk(root):
-        ours = {name for name in folders if holds_results(Path(place, name))}
-        found += [Path(place, name) for name in sorted(ours)]
-        folders[:] = [name for name in folders if name not in ours]
-    return found
+    return [
+        place / name
+        for place, folders, _ in walk_data(root)
+        for name in folders
+        if holds_results(place / name)
+    ]
 
 
 def readable_files(folder: Path) -> list[Path]:

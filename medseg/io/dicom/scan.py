@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +9,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from medseg.core.folders import walk_data
 from medseg.core.machine import cores
-from medseg.core.run import holds_results
 from medseg.io.dicom.choose import Choice, choose
 from medseg.io.dicom.headers import LeftOut, NotASlice, Slice
 from medseg.io.dicom.known import slices_of
@@ -63,19 +62,8 @@ def scan_files(files: Sequence[Path], spacing_tolerance: float = 0.01) -> tuple[
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file under `folder`, sorted; loops of links are cut, broken links are kept (they are reported), and what
-    medseg wrote into folders below it is passed over."""
-    seen: set[str] = set()
-    files: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen or (Path(place) != folder and holds_results(Path(place))):
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        files += [Path(place) / name for name in sorted(names)]
-    return files
+    """Every file of the data under `folder`, in a fixed order; broken links are kept (they are reported)."""
+    return [place / name for place, _, names in walk_data(folder) for name in names]
 
 
 def _look(path: Path) -> list[Slice] | LeftOut:
