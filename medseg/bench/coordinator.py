@@ -113,15 +113,21 @@ def folder_of(data: Path | None, folder: str, data_set: str) -> Path:
 
 
 def missing(
-    wish: Wish[R], asked: Sequence[tuple[str, str]], key_of: Callable[[R, str, str], str]
+    wish: Wish[R],
+    asked: Sequence[tuple[str, str]],
+    key_of: Callable[[R, str, str], str],
+    is_unfinished: Callable[[Facts], bool] = lambda held: False,
 ) -> tuple[list[tuple[str, str, str]], int]:
-    """(data set, system, key) of the entries asked for that have to run, and how many are kept as they are."""
+    """(data set, system, key) of the entries asked for that have to run, and how many are kept as they are.
+
+    is_unfinished: whether an entry whose key has not changed is to run again all the same.
+    """
     asked = asked if wish.shard is None else of_shard(asked, wish.shard)
     found = []
     for data_set, system in asked:
         key = key_of(wish.recipe, data_set, system)
         held = read_entry(path_of(wish.out, data_set, system))
-        current = held is not None and held["key"] == key and not wish.again
+        current = held is not None and held["key"] == key and not wish.again and not is_unfinished(held)
         if not current or (wish.retry and held is not None and held["state"] == "failed"):
             found.append((data_set, system, key))
     return found, len(asked) - len(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ class Recipe(Section):
         default_factory=list,
         description="learning rates that a system which does not learn gets as well, one after the other",
     )
+    more_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="training time of a system that learns at none of the rates in `minutes`, at each again",
+    )
     margin: float = Field(
         0.02, ge=0, lt=1, description="Dice and mIoU above the better baseline that count as learning"
     )
@@ -59,6 +64,14 @@ class Recipe(Section):
         """The same with another learning rate."""
         faster = {"train": {"optimizer": {"rate": rate}}}
         return self.model_copy(update={"common": merge(self.common, faster)})
+
+    def trials(self) -> Iterator[tuple[dict[str, float], Recipe]]:
+        """What a system gets one after the other until it learns, and what is other than in the first of these."""
+        for minutes in (self.minutes, *([self.more_minutes] if self.more_minutes else [])):
+            longer = self.model_copy(update={"minutes": minutes})
+            yield {"minutes": minutes}, longer
+            for rate in self.more_rates:
+                yield {"minutes": minutes, "rate": rate}, longer.at_rate(rate)
 
     def size_of(self, card: Card) -> str:
         """The size in which a system is trained."""

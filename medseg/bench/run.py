@@ -34,7 +34,8 @@ def run(wish: Wish[Recipe]) -> Done:
     """Measures the entries that are missing. Raises UserError for unknown names and absent folders."""
     recipe = wish.recipe
     names = list(wish.data_sets) or list(recipe.data_sets)
-    todo, kept = missing(wish, list(entries.wanted(recipe, names, wish.systems)), entries.key_of)
+    asked = list(entries.wanted(recipe, names, wish.systems))
+    todo, kept = missing(wish, asked, entries.key_of, partial(is_unfinished, wish))
     roots = {name: root_of(wish, name) for name in dict.fromkeys(name for name, _, _ in todo)}
     bases = {name: prepare(wish, name, root) for name, root in roots.items()}
     jobs = [
@@ -42,26 +43,44 @@ def run(wish: Wish[Recipe]) -> Done:
         for data_set, system, key in todo
     ]
     settings = {"minutes": recipe.minutes, "common": recipe.common}
-    measure: Callable[[Entry, Children], Facts] = partial(measure_at_rates, wish)
+    measure: Callable[[Entry, Children], Facts] = partial(measure_until_it_learns, wish)
     return measure_all(
         wish, jobs, kept, Ways(measure, partial(store, wish), line_of, settings, PARAMS, METRICS)
     )
 
 
-def measure_at_rates(wish: Wish[Recipe], job: Entry, children: Children) -> Facts:
-    """One entry, trained anew at the recipe's further rates while it does not learn; the best by Dice of these.
+def measure_until_it_learns(wish: Wish[Recipe], job: Entry, children: Children) -> Facts:
+    """One entry, trained anew by the recipe's further trials while it does not learn; the best by Dice of these.
 
-    `rate` in the facts is the one it had where that is not the first. Baselines come first in the list of entries.
+    `rate` in the facts is the one it had where that is not the first, `minutes` its training, `tried_minutes` the
+    longest of all. Baselines come first in the list of entries.
     """
-    best = measure_apart(wish, job, children)
-    for rate in () if job.is_baseline else wish.recipe.more_rates:
-        baselines = entries.read_all(wish.out, job.data_set)
-        if learns(best, baselines, wish.recipe.margin) is not False:
+    best: Facts = {}
+    tried = 0.0
+    for other, recipe in wish.recipe.trials():
+        found = {**measure_apart(wish, replace(job, recipe=recipe), children), **other}
+        tried = other["minutes"]
+        learnt = None if job.is_baseline else _learns(wish, job.data_set, found)
+        if learnt or not best or (found["state"] == "done" and found["dice"] > best.get("dice", -1.0)):
+            best = found
+        if learnt is not False:
             break
-        other = measure_apart(wish, replace(job, recipe=job.recipe.at_rate(rate)), children)
-        if other["state"] == "done" and other["dice"] > best.get("dice", -1.0):
-            best = {**other, "rate": rate}
-    return best
+    return {**best, "tried_minutes": tried}
+
+
+def is_unfinished(wish: Wish[Recipe], held: Facts) -> bool:
+    """Whether an entry does not learn and was not given the recipe's longest training yet."""
+    longest = wish.recipe.more_minutes or wish.recipe.minutes
+    if held["state"] != "done" or held["system"] in BASELINES:
+        return False
+    short = held.get("tried_minutes", held["minutes"]) < longest
+    return short and _learns(wish, held["data_set"], held) is False
+
+
+def _learns(wish: Wish[Recipe], data_set: str, facts: Facts) -> bool | None:
+    """None where a baseline is missing, or the entry failed."""
+    held = {name: entries.read_entry(entries.path_of(wish.out, data_set, name)) for name in BASELINES}
+    return learns(facts, {name: entry for name, entry in held.items() if entry}, wish.recipe.margin)
 
 
 def measure_apart(wish: Wish[Recipe], job: Entry, children: Children) -> Facts:
@@ -82,7 +101,7 @@ def store(wish: Wish[Recipe], facts: Facts, job: Entry) -> Facts:
     settings = wish.recipe.settings(job.data_set)
     entry = {
         "data_set": job.data_set, "system": job.system, "size": "" if job.is_baseline else job.size, **facts,
-        "minutes": wish.recipe.minutes, "seed": settings.get("compute", {}).get("seed", 17),
+        "seed": settings.get("compute", {}).get("seed", 17),
         "threads": settings.get("compute", {}).get("cores", 1), "workers": wish.workers,
         "machine": entries.machine_facts(), "measured": time.strftime("%Y-%m-%d"), "key": job.key,
     }  # fmt: skip

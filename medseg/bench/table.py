@@ -97,6 +97,7 @@ def _section(recipe: Recipe, data_set: str, out: Path) -> list[str]:
         lines += ["", "Failed:", "", *(f"- `{name}`: {_plain(error)}" for name, error in failed.items())]
     lines += (
         _at_other_rates(done)
+        + _for_more_minutes(recipe, done)
         + _learn_elsewhere(recipe, data_set, known, out)
         + _outdated(recipe, data_set, known)
     )
@@ -113,13 +114,31 @@ def _on_rates(recipe: Recipe) -> list[str]:
     return [
         "",
         f"A system that does not learn (see below) is trained once more at a learning rate of {rates}, from the start and"
-        " for the same minutes, and its better result stands: narrow layers need larger steps than wide ones.",
+        f" for the same minutes, and its better result stands: narrow layers need larger steps than wide ones.{_for_longer(recipe)}",
     ]
+
+
+def _for_longer(recipe: Recipe) -> str:
+    if recipe.more_minutes is None:
+        return ""
+    return (
+        f" One that still does not learn gets {recipe.more_minutes:g} min at each rate, which the table names: its place"
+        " among those that had less is no comparison, only that it learns."
+    )
 
 
 def _at_other_rates(done: Sequence[Entry]) -> list[str]:
     named = ", ".join(f"`{e['system']}` {e['rate']:g}" for e in done if e.get("rate"))
     return ["", f"At another learning rate than the first: {named}."] if named else []
+
+
+def _for_more_minutes(recipe: Recipe, done: Sequence[Entry]) -> list[str]:
+    """What was given more than the recipe's minutes, by an entry of today's recipe."""
+    longer = [e for e in done if recipe.more_minutes and e["minutes"] == recipe.more_minutes]
+    tried = [e for e in done if e.get("tried_minutes", 0) > e["minutes"]]
+    named, vain = (", ".join(f"`{e['system']}`" for e in some) for some in (longer, tried))
+    lines = ["", f"Trained for {recipe.more_minutes:g} min: {named}."] if named else []
+    return lines + (["", f"Tried for longer as well, with a lower Dice: {vain}."] if vain else [])
 
 
 def _learn_elsewhere(recipe: Recipe, data_set: str, known: Mapping[str, Entry], out: Path) -> list[str]:

@@ -221,6 +221,44 @@ def test_a_system_that_does_not_learn_is_trained_again_at_the_next_rate_and_the_
     assert "learning rate of 0.003, 0.01" in page
 
 
+def test_a_system_that_learns_at_no_rate_gets_more_minutes_and_is_not_tried_again_after_them(
+    recipe: Recipe, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float, float]] = []
+    dice = {MAJORITY: {}, INTENSITY: {(1, 0): 0.4}, "u-net": {(1, 0): 0.8}}
+    dice["enet"] = {(1, 0): 0.3, (1, 0.003): 0.41, (4, 0): 0.7}
+    dice["linknet"] = {(1, 0): 0.35, (1, 0.003): 0.3, (4, 0): 0.2, (4, 0.003): 0.1}
+
+    def instead(wish: Wish, job: one.Entry, children: object) -> dict:
+        rate = job.recipe.common["train"].get("optimizer", {}).get("rate", 0)
+        seen.append((job.system, job.recipe.settings("discs")["train"]["minutes"], rate))
+        value = dice[job.system].get((job.recipe.minutes, rate), 0.1)
+        return measured(value, value)
+
+    monkeypatch.setattr(run, "measure_apart", instead)
+    monkeypatch.setattr(run, "prepare", lambda wish, name, root: tmp_path / "work" / name)
+    named = {"systems": ("u-net", "enet", "linknet")}
+    short = recipe.model_copy(update={"more_rates": [0.003]})
+    run.run(wish(short, tmp_path, data, **named))
+    assert [seen.count((name, 1, 0)) for name in ("u-net", "enet", "linknet")] == [1, 1, 1]
+    seen.clear()
+    patient = short.model_copy(update={"more_minutes": 4.0})
+    run.run(wish(patient, tmp_path, data, **named))  # the key is the same, but two of them have not learnt
+    assert [row[1:] for row in seen if row[0] == "enet"] == [(1, 0), (1, 0.003), (4, 0)]
+    assert [row[1:] for row in seen if row[0] == "linknet"] == [(1, 0), (1, 0.003), (4, 0), (4, 0.003)]
+    assert {row[0] for row in seen} == {"enet", "linknet"}
+    seen.clear()
+    run.run(wish(patient, tmp_path, data, **named))
+    assert seen == []
+    found = entries.read_all(tmp_path / "zoo", "discs")
+    assert (found["enet"]["dice"], found["enet"]["minutes"]) == (0.7, 4)
+    assert (found["linknet"]["dice"], found["linknet"]["minutes"]) == (0.35, 1)
+    page = table.page(patient, tmp_path / "zoo")
+    assert "Trained for 4 min: `enet`." in page
+    assert "Tried for longer as well, with a lower Dice: `linknet`." in page
+    assert "gets 4 min at each rate" in page
+
+
 def test_the_page_says_which_systems_learn_in_the_learning_check_alone(
     fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
 ) -> None:
