@@ -30,6 +30,7 @@ from medseg.config_types import (
     SpacingPxSetting,
     SpacingSetting,
     Weight,
+    WindowSetting,
 )
 from medseg.config_types import Compute as Compute
 from medseg.config_types import PatientWords as PatientWords
@@ -320,6 +321,7 @@ class Predict(Section):
     """How volumes are cut into windows and put together again, and what is written."""
 
     model: str | None = Field(None, description="a model folder to predict with instead of training")
+    window: WindowSetting = "auto"
     overlap: float = Field(0.5, ge=0, lt=0.9, description="share of a window that its neighbour sees again")
     flips: FlipsSetting = "auto"
     batch_size: int = Field(1, ge=1, description="windows computed at once")

@@ -64,6 +64,9 @@ class Plan(Section):
     crop: Literal["none", "nonzero", "body"] = "none"
     image_order: int = Field(3, ge=0, le=5, description="spline order that resamples images; 1 is linear")
     patch_size: list[Annotated[int, Field(ge=1)]]
+    window: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="voxels of a window when predicting; null: those of a patch"
+    )
     margin: int = Field(0, ge=0, description="voxels by which patches and windows may reach beyond the image")
     batch_size: int = Field(ge=1)
     topology: dict[str, Any] = Field(
@@ -92,7 +95,7 @@ class Plan(Section):
     )
     reasons: dict[str, str] = Field(default_factory=dict, description="key -> why")
 
-    @field_validator("spacing_mm", "spacing_px", "patch_size")
+    @field_validator("spacing_mm", "spacing_px", "patch_size", "window")
     @classmethod
     def _one_an_axis(cls, values: list[Any] | None, info: ValidationInfo) -> list[Any] | None:
         dims = info.data.get("dims")

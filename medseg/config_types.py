@@ -309,6 +309,13 @@ DisagreementSetting = Annotated[
     ),
 ]
 
+WindowSetting = Annotated[
+    list[Annotated[int, Field(ge=1)]] | Literal["auto"],
+    Field(
+        description="voxels of a window, [96, 72, 96]: larger ones than the patches of training overlap less and take more memory; auto: what the model was made with, else those of a patch"
+    ),
+]
+
 GuidedFilterSetting = Annotated[
     GuidedFilter | Literal["auto", "none"],
     Field(

@@ -16,7 +16,7 @@ BYTES_PER_VOXEL = 4
 def require_grid(
     pipeline: Pipeline, shape: Sequence[int], spacing: Sequence[float], unit: str, channels: int = 1
 ) -> None:
-    """Raises UserError where `ingest.spacing_mm` or `train.patch_size` cannot be meant for an image, with the remedy.
+    """Raises UserError where `ingest.spacing_mm`, `train.patch_size` or `predict.window` cannot be meant for an image, with the remedy.
 
     shape, spacing: of its own grid, in any order of the axes; unit: mm or px. A grid is refused when one prepared case
     would not fit into memory.
@@ -46,6 +46,13 @@ def require_grid(
         raise UserError(
             f"{patch} has {len(patch)} numbers for {dims}D images",
             "train.patch_size",
+            "give 3 numbers, left-right first" if dims == 3 else "give rows and columns",
+        )
+    window = pipeline.predict.window
+    if not isinstance(window, str) and len(window) != dims:
+        raise UserError(
+            f"{window} has {len(window)} numbers for {dims}D images",
+            "predict.window",
             "give 3 numbers, left-right first" if dims == 3 else "give rows and columns",
         )
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SAME = ("dims", "in_channels", "out_channels", "overlapping", "background", "spacing_mm", "spacing_px", "intensity",
-        "crop", "image_order", "patch_size", "margin", "mirror_axes", "swap_sides", "flips", "guided_filter", "previous")  # fmt: skip
+        "crop", "image_order", "patch_size", "window", "margin", "mirror_axes", "swap_sides", "flips", "guided_filter", "previous")  # fmt: skip
 """What of the plans agrees within a configuration: it decides what the networks see."""
 
 COMMON = ("dims", "out_channels", "overlapping", "background", "crop", "guided_filter")

@@ -177,17 +177,19 @@ KEPT = {
     "swap_sides": "train.augment.swap_sides",
     "flips": "predict.flips",
     "guided_filter": "predict.guided_filter",
+    "window": "predict.window",
 }
 """What a model is made with and prediction goes on with; each named by its key in the pipeline file."""
 
 
 def _kept_for_prediction(pipeline: Pipeline, classes: Sequence[ClassInfo]) -> dict[str, Any]:
-    edges = pipeline.predict.guided_filter
+    edges, window = pipeline.predict.guided_filter, pipeline.predict.window
     return {
         "margin": pipeline.ingest.margin,
         "swap_sides": grids.decide_swap_sides(pipeline, classes),
         "flips": pipeline.predict.flips is True,
         "guided_filter": edges if isinstance(edges, GuidedFilter) else None,
+        "window": None if isinstance(window, str) else list(window),
     }
 
 
@@ -342,12 +344,7 @@ def estimate_cost(
         train.minutes if train.minutes is not None else float("inf"),
         train.steps * step / 60 if train.steps is not None else float("inf"),
     )
-    keep = 1 - pipeline.predict.overlap
-    windows = float(
-        np.prod(
-            [max(1, np.ceil((n - p) / max(1, p * keep)) + 1) for n, p in zip(shape, net_facts["patch_size"])]
-        )
-    )
+    windows, window_voxels = _windows_of(pipeline, shape, net_facts["patch_size"])
     forwards = windows * (2 ** len(shape) if pipeline.predict.flips is True else 1)
     ram = measured.get("train_ram_bytes", cost.step_bytes(voxels * net_facts["batch_size"]))
     allowed = device.memory_bytes or _ram_allowed(pipeline)
@@ -361,10 +358,21 @@ def estimate_cost(
         "step_seconds": round(step, 4),
         "train_minutes": round(minutes, 2),
         "train_ram_bytes": ram,
-        "predict_windows": int(windows),
-        "predict_seconds": round(forwards * cost.step_flops(voxels) / BACKWARD * OTHER_WORK / speed, 3),
+        "predict_windows": windows,
+        "predict_seconds": round(
+            forwards * cost.step_flops(window_voxels) / BACKWARD * OTHER_WORK / speed, 3
+        ),
         "parameters": cost.parameters,
         "step_gflop": round(cost.step_flops(voxels * net_facts["batch_size"]) / 1e9, 2),
         "machine_gflop_per_second": round(speed / 1e9, 1),
         **measured,
     }
+
+
+def _windows_of(pipeline: Pipeline, shape: Sequence[float], patch: Sequence[int]) -> tuple[int, float]:
+    """How many windows cover a prepared image with its margins, and the voxels of one."""
+    asked = pipeline.predict.window
+    window = patch if isinstance(asked, str) else asked
+    keep, around = 1 - pipeline.predict.overlap, 2 * pipeline.ingest.margin
+    counts = [max(1, np.ceil((n + around - w) / max(1, w * keep)) + 1) for n, w in zip(shape, window)]
+    return int(np.prod(counts)), float(np.prod(window))

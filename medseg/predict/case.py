@@ -21,7 +21,7 @@ from medseg.predict.mirrors import mirrors_of
 from medseg.predict.slanted import painter_of
 from medseg.predict.stream import Painter, Sink
 from medseg.predict.upright import mirrored_flags
-from medseg.predict.windows import NOTHING_SKIPPED, Cut, Skip
+from medseg.predict.windows import NOTHING_SKIPPED, Cut, Skip, window_size
 
 if TYPE_CHECKING:
     from medseg.ingest.prepare import PreparedImage
@@ -88,8 +88,8 @@ class Predictor:
     def cut(self) -> Cut:
         settings = self.settings
         plan = self.model.plan
-        patch, batch_size = tuple(plan.patch_size), self.batch_size or settings.batch_size
-        return Cut(patch, settings.overlap, batch_size, self.half_sums, plan.margin, self.along, self.turned)
+        window, batch_size = window_size(settings, plan), self.batch_size or settings.batch_size
+        return Cut(window, settings.overlap, batch_size, self.half_sums, plan.margin, self.along, self.turned)
 
     @cached_property
     def turned(self) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ class Predictor:
         net, plan = self.model.net, self.model.plan
         if net is None or mirrors_of(self.settings, plan).pairs:
             return net  # classes can be exchanged in logits alone
-        return without_last_layer(net, plan.in_channels, plan.patch_size)
+        return without_last_layer(net, plan.in_channels, self.cut.patch)
 
     @cached_property
     def earlier(self) -> Predictor | None:

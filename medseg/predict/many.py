@@ -248,9 +248,9 @@ def _prepare_budget(job: Job) -> None:
     predictor = job.predictor
     if predictor.model.net is not None and not job.window_bytes:
         parts = predictor.parts or (predictor,)
-        for plan in (part.model.plan for part in parts):
-            least = 4 * prod(plan.patch_size) * plan.in_channels
-            size = "x".join(map(str, plan.patch_size))
+        for part in parts:
+            least = 4 * prod(part.cut.patch) * part.model.plan.in_channels
+            size = "x".join(map(str, part.cut.patch))
             memory.require_fit(least, job.budget, "the model", f"one window of {size} voxels")
         job.window_bytes = max(map(_window_bytes, parts)) + memory.engine_bytes(job.settings.engine)
         earlier = [one for part in parts if part.earlier for one in part.earlier.parts or (part.earlier,)]
@@ -259,11 +259,11 @@ def _prepare_budget(job: Job) -> None:
 
 
 def _window_bytes(predictor: Predictor) -> int:
-    plan = predictor.model.plan
-    alone = memory.window_bytes(predictor.net, plan.in_channels, plan.patch_size, plan.out_channels)
+    plan, window = predictor.model.plan, predictor.cut.patch
+    alone = memory.window_bytes(predictor.net, plan.in_channels, window, plan.out_channels)
     if not predictor.answers_twice:
         return alone
-    return memory.with_answers(alone, predictor.summed or plan.out_channels, plan.patch_size)
+    return memory.with_answers(alone, predictor.summed or plan.out_channels, window)
 
 
 def _need(job: Job, image: Image) -> memory.Estimate | None:

@@ -101,7 +101,7 @@ class MixedPredictor(Predictor):
         grids = [grid_of(geometry, part.model.plan) for part in self.parts]
         costs = [0.0] * geometry.ndim
         for part, shape in zip(self.parts, grids):
-            padded, patch = part.cut.padded(shape), part.model.plan.patch_size
+            padded, patch = part.cut.padded(shape), part.cut.patch
             for axis in range(geometry.ndim):
                 costs[axis] += (part.summed or part.model.plan.out_channels) * part.accumulators * (
                     prod(padded) / padded[axis] * patch[axis]

@@ -28,7 +28,7 @@ ON_SERIES = {
 }  # fmt: skip
 """Formats that refer to the pictures of a DICOM series, and what a person calls them."""
 
-SAME_MASK = ("overlap", "flips", "write", "probabilities", "keep_largest", "fill_holes", "precision", "ensemble",
+SAME_MASK = ("window", "overlap", "flips", "write", "probabilities", "keep_largest", "fill_holes", "precision", "ensemble",
              "postprocessing", "engine", "skip_air", "guided_filter")  # fmt: skip
 """Settings that decide what is written."""
 

@@ -22,6 +22,8 @@ from medseg.predict.head import Head, put_off
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from medseg.config import Plan, Predict
+
 Floats = npt.NDArray[np.float32]
 Runner = Callable[["Tensor"], "Tensor"]
 """Windows (B, C, *patch) -> logits (B, K, *patch), in any floating number type."""
@@ -125,6 +127,17 @@ def window_starts(shape: Sequence[int], patch: Sequence[int], overlap: float) ->
         step = room / (count - 1) if count > 1 else 0.0
         found.append([int(np.round(step * i)) for i in range(count)])
     return found
+
+
+def window_size(settings: Predict, plan: Plan) -> tuple[int, ...]:
+    """Voxels of a window. Raises UserError where `predict.window` has another number of axes than the model."""
+    asked = settings.window
+    if isinstance(asked, str):
+        return tuple(plan.window or plan.patch_size)
+    if len(asked) != plan.dims:
+        hint = f"give {plan.dims} numbers, as in {list(plan.patch_size)}, the patches that it was trained on"
+        raise UserError(f"{asked} for a model of {plan.dims}D images", "predict.window", hint)
+    return tuple(asked)
 
 
 def profile(size: int) -> npt.NDArray[np.float64]:

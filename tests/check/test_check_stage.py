@@ -298,6 +298,7 @@ def test_the_draft_takes_the_likeliest_of_several_kinds_of_images_and_names_the_
         ({"ingest": {"spacing_mm": [2, 2]}}, r"\[2.0, 2.0\] for 3D images(.|\n)*give 3 positive numbers in mm"),
         ({"ingest": {"spacing_mm": [1e-3, 1e-3, 1e-3]}, "compute": {"ram": "8 GB"}}, r"960,000,000,000 voxels .* 7,680.0 GB, of 8.0 GB"),
         ({"train": {"patch_size": [32, 32]}}, r"\[32, 32\] has 2 numbers for 3D images"),
+        ({"predict": {"window": [96, 96]}}, r"\[96, 96\] has 2 numbers for 3D images(.|\n)*left-right first"),
     ],
 )  # fmt: skip
 def test_a_grid_that_cannot_be_meant_is_refused_after_one_case(
