@@ -16,6 +16,7 @@ from medseg.zoo.layers.dense_crf import (
     Potts,
     SpatialFilter,
     bilateral_features,
+    gaussian,
     potts_mean_field,
 )
 from medseg.zoo.layers.permutohedral import PermutohedralLattice, enclosing_simplices
@@ -124,3 +125,15 @@ def test_voxel_size_counts_in_space() -> None:
     _, image, scores = noisy_ball((10, 10, 10))
     flat = potts_mean_field(scores, image, Potts(kernels=EXACT), spacing=(5.0, 1.0, 1.0))
     assert not torch.allclose(flat, potts_mean_field(scores, image, Potts(kernels=EXACT)))
+
+
+def test_no_weight_of_a_kernel_is_a_denormal_number() -> None:
+    """Processors multiply those many times slower, and a wide image has many: exp(-0.5 (40 / 3)^2) is one."""
+    squared = (torch.arange(64.0) / 3).square()
+    weights = gaussian(squared)
+    tiny = torch.finfo(torch.float32).tiny
+    assert ((weights == 0) | (weights > tiny)).all()
+    assert (weights == 0).any()
+    assert torch.equal(weights[:30], torch.exp(-0.5 * squared)[:30])
+    for matrix in SpatialFilter(torch.zeros(1, 2, 96, 128), 3.0).matrices:
+        assert ((matrix == 0) | (matrix > tiny)).all()
