@@ -162,14 +162,16 @@ def coarse(array: npt.NDArray[Any], spacing_mm: Sequence[float], step_mm: float)
 
 def fits(image: Floats, template: Template, mirrors: Sequence[int] = (0, 1, 2)) -> Fits:
     """How well an image of blocks fits a template at its best shift, as it is and mirrored along `mirrors`."""
+    from scipy.fft import irfftn, rfftn
+
     mean, weight = template
     size = [4 * -(-(n + m - 1) // 4) for n, m in zip(mean.shape, image.shape)]  # small factors are fast
 
     def forward(values: Floats) -> Any:
-        return np.fft.rfftn(values, size, axes=(0, 1, 2))
+        return rfftn(values, size)
 
     def back(spectrum: Any) -> Any:
-        return np.fft.irfftn(spectrum, size, axes=(0, 1, 2))
+        return irfftn(spectrum, size)
 
     mean = np.where(weight > 0, mean - np.average(mean, weights=weight), 0).astype(np.float32)
     image = image - image.mean()
