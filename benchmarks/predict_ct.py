@@ -11,8 +11,8 @@ minute. Prints one JSON line.
 
 `--peer` names a Python that has nnunetv2 (2.8): its whole prediction of the same CT runs first, in a process of its own
 (`predict_ct_nnunet.py`), once for each of its ways to resample logits; medseg then takes its weights and runs once for
-each ENGINE:PRECISION of --runs. Windows overlap by at least one half, as the peer's do; ENGINE:PRECISION@OVERLAP takes
-fewer of them. Half precision moves the labels of random weights, which lie close together, by more than a prediction
+each ENGINE:PRECISION of --runs. Windows of 128 overlap by at least one half, as the peer's do; ENGINE:PRECISION@OVERLAP
+takes fewer of them, ENGINE:PRECISION/SIZE larger ones, which overlap by one half as well (`predict.window`). Half precision moves the labels of random weights, which lie close together, by more than a prediction
 allows, so it is only timed with `--gate 0`. Each is a JSON line; a table with the ratios ends the output.
 `--keep FOLDER` holds the peer's half, which is not run again when it lies there already. `--all-rows` takes both of the
 peer's ways, ours in float32, bf16 and OpenVINO's bf16 (with fewer windows, too) without the gate, and ours with 104
@@ -122,9 +122,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model = Model(net, None, plan, classes, System(name="nnunet-plain"), name, {})
     ct = synthetic_ct(args.slices, args.side).transpose(2, 1, 0)[None]
     image = Image(ct, Geometry.from_spacing(ct.shape[1:], SPACING_ZYX[::-1]))
-    settings = Predict(precision=args.precision, engine=args.engine, overlap=args.overlap)
+    size = [args.window] * 3
+    settings = Predict(precision=args.precision, engine=args.engine, overlap=args.overlap, window=size)
     predictor, clock = Predictor(model, settings), Clock()
-    window = window_bytes(predictor.net, 1, PATCH, args.classes) + engine_bytes(args.engine)
+    window = window_bytes(predictor.net, 1, size, args.classes) + engine_bytes(args.engine)
     need = estimate(image.geometry, 2, plan, predictor.cut, window, 1, predictor.summed)
     announced = (held_bytes() + need.total - need.image) / 1e9
     if args.ram and announced > args.ram:
@@ -143,7 +144,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.peer_labels is not None:
         clock.parts["agreement"] = compare_labels(labels, args.peer_labels)
     return {"what": "medseg", **clock.parts, "way back": rest, "total": total, "peak_gb": round(peak, 2),
-            "announced_gb": round(announced, 2), "engine": predictor.engine, "overlap": args.overlap, "count": windows, "network_grid": prepared.geometry.shape,
+            "announced_gb": round(announced, 2), "engine": predictor.engine, "overlap": args.overlap, "count": windows, "window": args.window, "network_grid": prepared.geometry.shape,
             "labelled_voxels": int(np.count_nonzero(labels))}  # fmt: skip
 
 
@@ -190,10 +191,11 @@ def with_peer(args: argparse.Namespace) -> list[dict[str, Any]]:
         theirs.append({**json.loads(kept.read_text()), "classes": args.classes})
     for run in args.runs:
         engine, _, rest = run.partition(":")
+        rest, _, window = rest.partition("/")
         precision, _, overlap = rest.partition("@")
         command = [sys.executable, str(here), "--engine", engine, "--precision", precision, "--weights",
                    f"{folder}/weights.safetensors", "--peer-labels", f"{folder}/labels.npy",
-                   "--gate", str(args.gate), "--overlap", overlap or "0.5"]  # fmt: skip
+                   "--gate", str(args.gate), "--overlap", overlap or "0.5", "--window", window or str(PATCH[0])]  # fmt: skip
         ours.append(line_of([*command, *sizes], args.all_rows))
     if args.all_rows:
         command = [sys.executable, str(here), "--precision", "bf16", "--gate", "0", *sizes]
@@ -224,7 +226,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         name = (
             f"nnU-Net, {row['resampling']}"
             if "resampling" in row
-            else f"medseg, {row['engine'].split(':')[0]}, {row['count']} windows"
+            else f"medseg, {row['engine'].split(':')[0]}, {row['count']} windows of {row['window']}"
         )
         alike = row["classes"] == rows[0]["classes"]
         name += "" if alike else f", {row['classes']} classes"
@@ -266,10 +268,11 @@ def main() -> None:
     parser.add_argument(
         "--overlap", type=float, default=0.5, help="share of a window that its neighbour sees"
     )
+    parser.add_argument("--window", type=int, default=PATCH[0], help="edge of a window in voxels")
     parser.add_argument("--peer", help="a Python that has nnunetv2")
     parser.add_argument("--peer-resampling", nargs="+", default=["default"], choices=["default", "torch"])
     parser.add_argument(
-        "--runs", nargs="*", default=["torch:auto", "torch:fp32"], metavar="ENGINE:PRECISION[@OVERLAP]"
+        "--runs", nargs="*", default=["torch:auto", "torch:fp32"], metavar="ENGINE:PRECISION[@OVERLAP][/WINDOW]"
     )
     parser.add_argument("--all-rows", action="store_true", help="every row of docs/benchmarks.md in one go")
     parser.add_argument("--keep", type=Path, help="folder of the peer's half; else a temporary one")
