@@ -141,3 +141,12 @@ def test_spline_coefficients_are_those_of_scipy(n: int) -> None:
     found = r._spline_coefficients(samples)
     assert np.abs(found - spline_filter1d(samples, order=3, axis=0, mode="nearest")).max() < 1e-13
     assert np.array_equal(samples, before)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize(("n_in", "n_out"), [(512, 273), (120, 400), (7, 9)])
+def test_no_weight_is_a_denormal_number_and_rows_still_sum_to_one(order, n_in, n_out):
+    weights = r.axis_matrix(n_in, n_out, order, widen=order == 1)
+    there = np.abs(weights[weights != 0])
+    assert there.min() >= 1e-13
+    np.testing.assert_allclose(weights.sum(axis=1, dtype=np.float64), 1, atol=1e-6)
