@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,14 +66,16 @@ class Looker:
         places = np.linspace(0, len(names) - 1, min(MOST_CASES, len(names))).round().astype(int)
         self.cases = {names[place]: cases[names[place]] for place in places} if names else {}
         self.plan, self.autocast = plan, autocast
+        self.window = tuple(plan.window or plan.patch_size)
 
     def limit_by_windows(self, steps_between: int) -> None:
         """Keeps as many cases as fit a tenth of the work of `steps_between` training steps."""
         from medseg.predict.windows import Cut
 
-        cut = Cut(tuple(self.plan.patch_size), OVERLAP, margin=self.plan.margin)
+        cut = Cut(self.window, OVERLAP, margin=self.plan.margin)
         room = 0.1 * steps_between * self.plan.batch_size * COST_OF_A_STEP
-        self._keep([cut.count(case.shape) for case in self.cases.values()], room)
+        patches = math.prod(self.window) / math.prod(self.plan.patch_size)
+        self._keep([patches * cut.count(case.shape) for case in self.cases.values()], room)
 
     def limit_by_seconds(self, seconds_of_first: float, seconds: float) -> None:
         """Keeps as many cases as fit `seconds`, when the first took `seconds_of_first`."""
@@ -114,7 +117,7 @@ class Looker:
         logits = predict_logits(
             net,
             image,
-            self.plan.patch_size,
+            self.window,
             self.plan.out_channels,
             overlap=OVERLAP,
             margin=self.plan.margin,
