@@ -174,3 +174,33 @@ def test_a_multi_frame_file_whose_frames_turn_singly_carries_a_segmentation(tmp_
         for one in written.PerFrameFunctionalGroupsSequence
     ]
     assert len(set(frames)) == 3
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_tomosynthesis_is_a_volume_and_no_film(tmp_path, placed):
+    """Its modality is that of a mammogram; where its frames have no place it is refused for that."""
+    files, array, geometry = series(tmp_path / "s")
+    tomo, frames = pydicom.dcmread(files[0]), []
+    for file in files:
+        enhance(file, shared=False)
+        frames.append(pydicom.dcmread(file).PerFrameFunctionalGroupsSequence[0])
+        if not placed:
+            del frames[-1].PlanePositionSequence
+    for name in PLACED:
+        if name in tomo:
+            delattr(tomo, name)
+    tomo.SOPClassUID = tomo.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.13.1.3"
+    tomo.Modality, tomo.NumberOfFrames = "MG", len(frames)
+    tomo.SharedFunctionalGroupsSequence = Items([Dataset()])
+    tomo.PerFrameFunctionalGroupsSequence = Items(frames)
+    tomo.PixelData = b"".join(pydicom.dcmread(file).PixelData for file in files)
+    path = tmp_path / "tomo.dcm"
+    tomo.save_as(path)
+    if not placed:
+        with pytest.raises(UserError, match="no position and orientation in space"):
+            read_series([path])
+        return
+    image = read_series([path])
+    assert (image.modality, image.geometry.unit) == ("MG", "mm")
+    on = place_on(Segmentation(image.array[0].astype(np.int32) + 5000, image.geometry, ()), geometry)
+    np.testing.assert_array_equal(on.labels - 5000, array)

@@ -21,9 +21,9 @@ from medseg.core.errors import UserError
 from medseg.core.machine import ram_available_bytes
 from medseg.io.dicom.tags import (
     DISTINGUISHING,
-    FUNCTIONAL_GROUPS,
     RESCALE,
     floats_of,
+    holds_frames,
     tags,
     text_of,
     value_of,
@@ -184,7 +184,7 @@ def read_slices(path: Path) -> list[Slice]:
 def _slices(path: Path, header: Dataset) -> list[Slice]:
     _refuse_what_is_no_image(header)
     _refuse_damage(header, path)
-    if int(header.get("NumberOfFrames") or 1) > 1 or any(name in header for name in FUNCTIONAL_GROUPS):
+    if holds_frames(header):
         from medseg.io.dicom.frames import frame_slices
 
         return frame_slices(path, header)

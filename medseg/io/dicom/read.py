@@ -34,6 +34,7 @@ from medseg.io.dicom.stacks import (
     split,
     wander_mm,
 )
+from medseg.io.dicom.tags import holds_frames
 from medseg.io.dicom.unread import lost_beside
 
 SIDEWAYS_ALLOWED = 0.05
@@ -202,7 +203,7 @@ def _film(path: Path) -> Image | None:
         return None
     with damage_in_words("the picture"):
         modality, placed = modality_of(header), bool(header.get("ImageOrientationPatient"))
-    if modality not in PROJECTIONS or placed:
+    if modality not in PROJECTIONS or placed or holds_frames(header):
         return None
     array, notes = read_projection(path)
     origin = {"files": (str(path),), "format": "dicom"}

@@ -123,3 +123,8 @@ def floats_of(dataset: Any, name: str, count: int) -> npt.NDArray[np.float64] | 
     except (TypeError, ValueError, AttributeError):
         return None
     return values if values.shape == (count,) and np.isfinite(values).all() else None
+
+
+def holds_frames(header: Any) -> bool:
+    """Whether a file's pictures are frames with places of their own: Enhanced CT and MR, tomosynthesis."""
+    return int(header.get("NumberOfFrames") or 1) > 1 or any(name in header for name in FUNCTIONAL_GROUPS)
