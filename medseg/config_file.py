@@ -77,7 +77,9 @@ def validate(kind: type[Section], source: Source, name: str, hint: str = SCHEMA)
     try:
         return kind.model_validate(source.values)
     except ValidationError as err:
-        faults = sorted({_sentence(kind, fault, source, name) for fault in _meant(err.errors())})
+        found = err.errors()
+        words = {tuple(_keys_of(f)): _words_of(f) for f in found if f["type"] == "literal_error"}
+        faults = sorted({_sentence(kind, fault, source, name, words) for fault in _meant(found)})
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise UserError(f"has {count}", name, hint, faults)
 
@@ -105,7 +107,7 @@ def _meant(faults: Sequence[Any]) -> list[Any]:
 
 def _keys_of(fault: Any) -> list[Any]:
     """The keys that lead to a fault, without pydantic's names of types."""
-    kinds = ("System", "str", "int", "float", "list", "dict")
+    kinds = {"str", "int", "float", "list", "dict", *(section.__name__ for section in Section.__subclasses__())}
     return [
         k
         for k in fault["loc"]
@@ -113,7 +115,15 @@ def _keys_of(fault: Any) -> list[Any]:
     ]
 
 
-def _sentence(kind: type[Section], fault: Any, source: Source, name: str) -> str:
+def _words_of(fault: Any) -> list[str]:
+    """The words that a value may be."""
+    expected: str = fault["ctx"]["expected"]
+    return expected.replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def _sentence(
+    kind: type[Section], fault: Any, source: Source, name: str, words: Mapping[tuple[Any, ...], Sequence[str]]
+) -> str:
     keys = _keys_of(fault)
     where = _place(source, tuple(keys), name)
     dotted = ".".join(str(k) for k in keys)
@@ -123,10 +133,13 @@ def _sentence(kind: type[Section], fault: Any, source: Source, name: str) -> str
         return f"{where}  {dotted}: is required and missing"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "literal_error":
-        expected = fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        expected = _words_of(fault)
         message = f"must be one of {', '.join(expected)}{did_you_mean(str(fault['input']), expected)}"
     if fault["type"] == "model_type":
-        message = f"has keys of its own: {', '.join(_keys_at(kind, keys)[:6])} ..."
+        known = _keys_at(kind, keys)
+        message = f"has keys of its own: {', '.join(known[:6])}{' ...' if len(known) > 6 else ''}"
+    if fault["type"] in ("model_type", "list_type", "dict_type") and tuple(keys) in words:
+        message += f", or is {' or '.join(words[tuple(keys)])}"
     return f"{where}  {dotted}: {message}, got {_short(fault.get('input'))}"
 
 

@@ -94,6 +94,22 @@ def test_an_override_wins_and_its_faults_are_named(tmp_path: Path) -> None:
     assert "--set  train: has keys of its own: minutes, steps" in message(tmp_path, GOOD, "train=5")
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        (
+            "predict.guided_filter=null",
+            "predict.guided_filter: has keys of its own: radius_mm, epsilon, iterations, or is auto or none, got None",
+        ),
+        ("predict.window=96", "predict.window: Input should be a valid list, or is auto, got 96"),
+        ("predict.guided_filter=nun", "predict.guided_filter: must be one of auto, none, did you mean none?"),
+        ("predict.guided_filter.radius=3", "predict.guided_filter.radius: unknown key, did you mean radius_mm?"),
+    ],
+)
+def test_a_value_of_several_forms_is_refused_with_all_of_them(tmp_path: Path, setting: str, words: str) -> None:
+    assert words in message(tmp_path, GOOD, setting)
+
+
 @pytest.mark.parametrize("text", ["1GBB", "many", "0", "-3"])
 def test_an_amount_of_memory_that_cannot_be_read_is_refused_before_any_work(
     tmp_path: Path, text: str
