@@ -211,6 +211,7 @@ def _left_out(plan: Plan) -> list[str]:
     return [
         what
         for what, is_done in (
+            ("windows are the patches of training", plan.window is not None),
             ("windows are not averaged with mirrored copies", plan.flips),
             ("borders are not moved to the image's own edges", plan.guided_filter is not None),
             ("nothing is cut away beforehand", plan.crop != "none"),
