@@ -272,7 +272,10 @@ def main() -> None:
     parser.add_argument("--peer", help="a Python that has nnunetv2")
     parser.add_argument("--peer-resampling", nargs="+", default=["default"], choices=["default", "torch"])
     parser.add_argument(
-        "--runs", nargs="*", default=["torch:auto", "torch:fp32"], metavar="ENGINE:PRECISION[@OVERLAP][/WINDOW]"
+        "--runs",
+        nargs="*",
+        default=["torch:auto", "torch:fp32"],
+        metavar="ENGINE:PRECISION[@OVERLAP][/WINDOW]",
     )
     parser.add_argument("--all-rows", action="store_true", help="every row of docs/benchmarks.md in one go")
     parser.add_argument("--keep", type=Path, help="folder of the peer's half; else a temporary one")

@@ -107,7 +107,7 @@ def _meant(faults: Sequence[Any]) -> list[Any]:
 
 def _keys_of(fault: Any) -> list[Any]:
     """The keys that lead to a fault, without pydantic's names of types."""
-    kinds = {"str", "int", "float", "list", "dict", *(section.__name__ for section in Section.__subclasses__())}
+    kinds = ["str", "int", "float", "list", "dict"] + [one.__name__ for one in Section.__subclasses__()]
     return [
         k
         for k in fault["loc"]

@@ -103,10 +103,15 @@ def test_an_override_wins_and_its_faults_are_named(tmp_path: Path) -> None:
         ),
         ("predict.window=96", "predict.window: Input should be a valid list, or is auto, got 96"),
         ("predict.guided_filter=nun", "predict.guided_filter: must be one of auto, none, did you mean none?"),
-        ("predict.guided_filter.radius=3", "predict.guided_filter.radius: unknown key, did you mean radius_mm?"),
+        (
+            "predict.guided_filter.radius=3",
+            "predict.guided_filter.radius: unknown key, did you mean radius_mm?",
+        ),
     ],
 )
-def test_a_value_of_several_forms_is_refused_with_all_of_them(tmp_path: Path, setting: str, words: str) -> None:
+def test_a_value_of_several_forms_is_refused_with_all_of_them(
+    tmp_path: Path, setting: str, words: str
+) -> None:
     assert words in message(tmp_path, GOOD, setting)
 
 
