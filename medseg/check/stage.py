@@ -56,10 +56,10 @@ def run(pipeline: Pipeline, folder: RunFolder) -> Result:
 
 
 def ask_first_case(pipeline: Pipeline, cohort: Cohort, data: Data) -> None:
-    """Holds a grid or patch that was asked for against one case: a wrong number of axes shows before all are read."""
-    ingest = pipeline.ingest
-    asked = not isinstance(ingest.spacing_mm, str) or ingest.spacing_px is not None
-    if not asked and isinstance(pipeline.train.patch_size, str):
+    """Holds a grid, patch or window that was asked for against one case: a wrong number of axes shows before all are
+    read."""
+    sizes = (pipeline.ingest.spacing_mm, pipeline.train.patch_size, pipeline.predict.window)
+    if all(isinstance(size, str) for size in sizes) and pipeline.ingest.spacing_px is None:
         return
     for row in cohort.rows[:3]:
         try:
