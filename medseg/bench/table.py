@@ -174,11 +174,17 @@ def _outdated(recipe: Recipe, data_set: str, known: Mapping[str, Entry]) -> list
 
 
 def _measured_on(found: Mapping[str, Entry]) -> list[str]:
-    """Machine and versions, once where all entries share them."""
+    """Machine and versions, once where all entries share them; else which entries were not measured on most's."""
     if not found:
         return []
-    places = list(dict.fromkeys(_machine(entry) for entry in found.values()))
-    return ["", "Measured on " + "; and on ".join(places) + "."]
+    places: dict[str, list[str]] = {}
+    for name, entry in found.items():
+        places.setdefault(_machine(entry), []).append(f"`{name}`")
+    most, *others = sorted(places, key=lambda place: -len(places[place]))
+    lines = ["", f"Measured on {most}."]
+    for place in others:
+        lines += ["", f"Measured on {place}: {', '.join(places[place])}."]
+    return lines
 
 
 def _machine(entry: Entry) -> str:
