@@ -233,7 +233,7 @@ def _of_slices(
     """As `_network_facts`, for the 2D form of a network whose patches are single slices across the coarsest axis."""
     spacing = facts["spacing_mm"]
     axis = slice_axis(spacing, facts["dims"])
-    flat = {**facts, "dims": 2, "spacing_mm": without(axis, spacing)}
+    flat = {**facts, "dims": 2, "spacing_mm": without(axis, spacing), "window": None}
     train = pipeline.train
     if not isinstance(train.patch_size, str) and len(train.patch_size) == facts["dims"]:
         train = train.model_copy(update={"patch_size": without(axis, train.patch_size)})

@@ -129,6 +129,15 @@ def test_slices_are_planned_across_the_coarsest_axis(journey, spacing, axis):
     assert "lowres_spacing_mm" not in plan.estimate
 
 
+@pytest.mark.parametrize("train", [{}, {"batch_size": "measured"}])
+def test_a_window_is_kept_as_it_was_set_for_slices_too(journey, train):
+    system = {"name": "u-net", "size": "tiny", "configuration": "2d"}
+    journey.plan(system=system, predict={"window": [32, 32, 4]}, train=train)
+    plan = load_plan(journey.folder.plan)
+    assert (plan.window, plan.topology) == ([32, 32, 4], {"slices": 2})
+    assert plan.estimate["predict_windows"] == 12  # 26 slices, four a window that steps by two
+
+
 def test_a_patch_that_is_set_for_volumes_gives_its_plane_to_slices(journey):
     system = {"name": "u-net", "size": "tiny", "configuration": "2d"}
     journey.plan(system=system, train={"patch_size": [16, 32, 8]})
