@@ -189,6 +189,7 @@ def test_the_progress_counts_every_window() -> None:
 
 
 def test_sums_in_float16_take_half_the_memory_and_keep_the_labels() -> None:
+    torch.manual_seed(0)
     net = torch.nn.Conv3d(1, 6, 3, padding=1).eval()
     image = torch.randn(1, 40, 36, 30)
     full = predict_logits(net, image, (16, 16, 16), 6)
