@@ -71,7 +71,9 @@ def bench() -> None:
 @bench.command()
 @_shared("zoo")
 @click.option(
-    "--minutes", type=float, help="Training minutes of a system on a data set. Default: the recipe's."
+    "--minutes",
+    type=float,
+    help="Training minutes of a system on a data set; one that learns at no rate still gets the recipe's more_minutes. Default: the recipe's.",
 )
 @click.option(
     "--shard", metavar="I/N", help="Only every N-th entry, beginning with the I-th; for several machines."
