@@ -73,7 +73,7 @@ def bench() -> None:
 @click.option(
     "--minutes",
     type=float,
-    help="Training minutes of a system on a data set; one that learns at no rate still gets the recipe's more_minutes. Default: the recipe's.",
+    help="Training minutes of a system on a data set; none gets more, not even one that does not learn. Default: the recipe's.",
 )
 @click.option(
     "--shard", metavar="I/N", help="Only every N-th entry, beginning with the I-th; for several machines."

@@ -256,6 +256,12 @@ class GuidedFilter(Section):
     iterations: int = Field(
         1, ge=1, le=20, description="how often it is applied; each time a border may come nearer to its edge"
     )
+    background: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="how likely background has to be beside a class, p / (p + q), to be kept before borders are moved: 0.75 hands the filter masks with their doubtful rims, which it cuts at edges but would not complete",
+    )
 
 
 EmaSetting = Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medseg.config import Pipeline, Section, System
 from medseg.config_file import Source, apply_overrides, find_file, read_yaml, validate
@@ -40,7 +40,7 @@ class Recipe(Section):
     more_minutes: float | None = Field(
         None,
         gt=0,
-        description="training time of a system that learns at none of the rates in `minutes`, at each again",
+        description="training time of a system that learns at none of the rates in `minutes`, at each again; more than `minutes`",
     )
     margin: float = Field(
         0.02, ge=0, lt=1, description="Dice and mIoU above the better baseline that count as learning"
@@ -49,6 +49,14 @@ class Recipe(Section):
     reference: str = Field(description="the network whose plan the baselines take")
     common: dict[str, Any] = Field(default_factory=dict, description="pipeline settings of all data sets")
     data_sets: dict[str, BenchSet] = Field(description="name -> data set", min_length=1)
+
+    @model_validator(mode="after")
+    def _check_that_more_is_more(self) -> Recipe:
+        if self.more_minutes is not None and self.more_minutes <= self.minutes:
+            raise ValueError(
+                f"more_minutes {self.more_minutes:g} has to be more than minutes {self.minutes:g}"
+            )
+        return self
 
     def data_set(self, name: str) -> BenchSet:
         """One data set; UserError offers the nearest name."""
@@ -103,11 +111,14 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def load_recipe(
     path: Path | None = None, minutes: float | None = None, overrides: Sequence[str] = ()
 ) -> Recipe:
-    """Reads a recipe (default: the shipped one); `minutes` and `overrides` (KEY=VALUE of a pipeline) win."""
+    """Reads a recipe (default: the shipped one); `minutes` and `overrides` (KEY=VALUE of a pipeline) win.
+
+    With `minutes` no system gets more than those: they are the bound that was asked for.
+    """
     found = find_file(path or RECIPE)
     source = read_yaml(found)
     if minutes is not None:
-        source.values["minutes"] = minutes
+        source.values |= {"minutes": minutes, "more_minutes": None}
     if overrides:
         source.values["common"] = _overridden(source.values.get("common", {}), overrides)
         for values in source.values.get("data_sets", {}).values():

@@ -39,7 +39,7 @@ CLASSES: tuple[ClassInfo, ...] = (
 )
 """What the labels hold: sides are the patient's."""
 
-VERSION = 4
+VERSION = 5
 """Counts up when the same seed no longer makes the same patients; older cohorts are then made again."""
 
 COLUMNS = ("case", "patient", "image", "label", "split")

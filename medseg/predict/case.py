@@ -222,7 +222,8 @@ class Predictor:
         """Label values (*S) on the source's grid, and regions where classes overlap. skip: windows left out."""
         plan, cut = self.model.plan, self.cut
         array = self.opened(prepared)
-        painter = painter_of(prepared, plan, cut.lead(prepared.geometry.shape), sink)
+        lead = cut.lead(prepared.geometry.shape)
+        painter = painter_of(prepared, plan, lead, sink, kept_background(self.settings, plan))
         counter = Counter(tick, cut.count(prepared.geometry.shape)) if tick else None
         seen, differing = self._watched(prepared)
         for slab in self.slabs(array, counter, skip):
@@ -366,6 +367,12 @@ def guided_filter(settings: Predict, plan: Plan) -> GuidedFilter | None:
     if settings.guided_filter == "auto":
         return plan.guided_filter
     return None if settings.guided_filter == "none" else settings.guided_filter
+
+
+def kept_background(settings: Predict, plan: Plan) -> float:
+    """How likely background has to be to stay; one half unless borders are moved afterwards."""
+    setting = guided_filter(settings, plan)
+    return 0.5 if setting is None else setting.background
 
 
 @dataclass

@@ -21,7 +21,7 @@ from medseg.core.case import Image
 from medseg.core.geometry import Geometry
 from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation
-from medseg.predict.case import Counter, Predictor, SinkMaker, Tick
+from medseg.predict.case import Counter, Predictor, SinkMaker, Tick, kept_background
 from medseg.predict.confidence import Confidence, Disagreement, summary
 from medseg.predict.ensemble import LEAST
 from medseg.predict.memory import Estimate
@@ -74,7 +74,8 @@ class MixedPredictor(Predictor):
             planes_of(part, one, lead, counter, skip)
             for part, one, skip in zip(self.parts, prepared, skips, strict=True)
         ]
-        painter = painter_of(prepared[0], self.model.plan, lead, sink and sink(prepared[0]))
+        plan, given = self.model.plan, sink and sink(prepared[0])
+        painter = painter_of(prepared[0], plan, lead, given, kept_background(self.settings, plan))
         look = _Look(self.model.plan, prepared[0].kept.shape, lead)
         for index, planes in enumerate(zip(*streams, strict=True)):
             mean = planes[0].clone()

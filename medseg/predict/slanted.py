@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from medseg.ingest.prepare import PreparedImage
 
 
-def painter_of(prepared: PreparedImage, plan: Plan, lead: int, sink: Sink | None = None) -> Painter:
+def painter_of(
+    prepared: PreparedImage, plan: Plan, lead: int, sink: Sink | None = None, background: float = 0.5
+) -> Painter:
     """What paints slabs onto the case's own grid: by common axes, or by affines where there are none."""
-    return (Painter if prepared.straight else SlantedPainter)(prepared, plan, lead, sink)
+    return (Painter if prepared.straight else SlantedPainter)(prepared, plan, lead, sink, background)
 
 
 class SlantedPainter(Painter):

@@ -10,6 +10,7 @@ The mapping is by geometry alone: no transform is remembered and inverted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +40,22 @@ class Painter:
 
     positions: uint8 (*S) in the file's axis order, 0 outside the box that the network saw.
     regions: booleans (R, *S) where classes overlap, else None. sink: also wants the probabilities (slower: they are
-    interpolated everywhere).
+    interpolated everywhere). background: a voxel is background where p / (p + q) is at least this, of the background's
+    probability p and the likeliest class's q; the sink's probabilities are as they were.
     """
 
-    def __init__(self, prepared: PreparedImage, plan: Plan, lead: int, sink: Sink | None = None) -> None:
+    def __init__(
+        self,
+        prepared: PreparedImage,
+        plan: Plan,
+        lead: int,
+        sink: Sink | None = None,
+        background: float = 0.5,
+    ) -> None:
         self.prepared, self.plan, self.lead, self.sink = prepared, plan, lead, sink
+        self.background = background
+        # Log odds, a constant that interpolation keeps: logits are shifted by it as they come.
+        self._lean = math.log(background / (1 - background)) if plan.background or plan.overlapping else 0.0
         self.kept = prepared.kept
         channels = plan.out_channels if plan.overlapping else 0
         self.positions = _lead_first(prepared, lead, ())
@@ -58,7 +70,7 @@ class Painter:
         logits = slab.logits.movedim(slab.lead + 1, 1)
         for start in range(slab.start, slab.stop, CHUNK):
             stop = min(start + CHUNK, slab.stop)
-            chunk = logits[:, start - slab.start : stop - slab.start].float().contiguous()
+            chunk = self._taken(logits[:, start - slab.start : stop - slab.start])
             if self._untouched():
                 self._paint_directly(chunk, start, stop)
             else:
@@ -71,9 +83,10 @@ class Painter:
             self._give(chances, index)
         if self.regions is not None:
             for region, channel in zip(self._views(self.regions), chances):
-                region[index] = (channel > 0.5).cpu().numpy()
+                region[index] = (channel > 1 - self.background).cpu().numpy()
         else:
-            self._view(self.positions)[index] = winners(chances).cpu().numpy()
+            leaning = self._lean_over(chances.log()) if self._lean else chances
+            self._view(self.positions)[index] = winners(leaning).cpu().numpy()
 
     def finish(self) -> tuple[Labels, npt.NDArray[np.bool_] | None]:
         """Positions of classes and regions; every slab must have been taken."""
@@ -89,6 +102,22 @@ class Painter:
             for n_in, n_out, order in zip(here.shape, there.shape, sampling.orders)
         ]
         self.low, self.high = self.axes[self.lead].low, self.axes[self.lead].high
+
+    def _taken(self, logits: Tensor) -> Tensor:
+        """Planes of a lent slab, contiguous float32, with the lean of the classes against background."""
+        import torch
+
+        if not self._lean:
+            return logits.float().contiguous()
+        return self._lean_over(logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format))
+
+    def _lean_over(self, logits: Tensor, sign: int = 1) -> Tensor:
+        """Adds what prefers classes to background to logits (K, ...), in place; sign -1 takes it away."""
+        if self.plan.overlapping:
+            logits += sign * self._lean
+        else:
+            logits[0] -= sign * self._lean
+        return logits
 
     def _untouched(self) -> bool:
         return all(axis.same for axis in self.axes) and self.sink is None
@@ -134,7 +163,9 @@ class Painter:
                 self._view(self.positions)[index] = decide_plane(plane, rest).cpu().numpy()
 
     def _hand_over(self, plane: Tensor, index: int) -> None:
-        """Gives the probabilities of one plane of the case, logits (K, *S), to the sink."""
+        """Gives the probabilities of one plane of the case, leaning logits (K, *S), to the sink."""
+        if self._lean:
+            plane = self._lean_over(plane.clone(), -1)
         self._give(plane.sigmoid() if self.plan.overlapping else plane.softmax(dim=0), index)
 
     def _give(self, chances: Tensor, index: int) -> None:

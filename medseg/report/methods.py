@@ -90,10 +90,16 @@ def _cross_validation(sheet: Sheet) -> str:
     return text
 
 
+def _generous(background: float) -> str:
+    if background == 0.5:
+        return ""
+    return f", from masks in which background counted as such where it was at least {background:.0%} likely beside a class"
+
+
 def _preparation(plan: Plan) -> str:
     filtered = plan.guided_filter
     edges = (
-        f" Borders of the masks were moved to the image's edges by a guided filter (radius {filtered.radius_mm:g} mm{_times(filtered.iterations)})."
+        f" Borders of the masks were moved to the image's edges by a guided filter (radius {filtered.radius_mm:g} mm{_times(filtered.iterations)}{_generous(filtered.background)})."
         if filtered
         else ""
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from medseg.bench import entries, one, run, table
 from medseg.bench.baselines import INTENSITY, MAJORITY, cells_of, fit_baseline
@@ -257,6 +258,14 @@ def test_a_system_that_learns_at_no_rate_gets_more_minutes_and_is_not_tried_agai
     assert "Trained for 4 min: `enet`." in page
     assert "Tried for longer as well, with a lower Dice: `linknet`." in page
     assert "gets 4 min at each rate" in page
+
+
+def test_minutes_that_are_asked_for_bound_every_training_of_a_system() -> None:
+    shipped, asked = load_recipe(), load_recipe(minutes=0.5)
+    assert (shipped.more_minutes or 0) > shipped.minutes
+    assert {trial.minutes for _, trial in asked.trials()} == {0.5}
+    with pytest.raises(ValidationError, match="more_minutes 1 has to be more than minutes 1"):
+        Recipe(**{**shipped.model_dump(), "more_minutes": 1.0})
 
 
 def test_the_page_says_which_systems_learn_in_the_learning_check_alone(
