@@ -99,7 +99,7 @@ def test_an_override_wins_and_its_faults_are_named(tmp_path: Path) -> None:
     [
         (
             "predict.guided_filter=null",
-            "predict.guided_filter: has keys of its own: radius_mm, epsilon, iterations, or is auto or none, got None",
+            "predict.guided_filter: has keys of its own: radius_mm, epsilon, iterations, background, or is auto or none, got None",
         ),
         ("predict.window=96", "predict.window: Input should be a valid list, or is auto, got 96"),
         ("predict.guided_filter=nun", "predict.guided_filter: must be one of auto, none, did you mean none?"),
