@@ -37,7 +37,7 @@ def mediastinum_shape(canvas: Canvas, chest: Chest, side: int) -> Field:
 def fill_lungs(canvas: Canvas, chest: Chest, lungs: dict[int, Field]) -> None:
     """Parenchyma: density by breath, gradient towards the back, texture of small vessels, disease in patches."""
     rng = canvas.rng
-    base = rng.uniform(-965, -755)  # a deep breath or emphysema: down to -950 HU in the mean of real lungs
+    base = rng.uniform(-965, -755)  # a real lung in a deep breath had a median of -944 HU
     gradient = rng.uniform(0, 130)
     dependent = np.clip((0.4 * chest.depth - canvas.y) / chest.depth, 0, 1) ** 2
     tissue = base + gradient * dependent + rng.uniform(8, 30) * canvas.noise(22) + 14 * canvas.noise(9)
