@@ -78,7 +78,7 @@ def key_of(recipe: Recipe, data_set: str, system: str) -> str:
     """Changes with the system's code, the arguments of its size, the recipe and the data set's own checksum."""
     facts: dict[str, Any] = {
         "system": system,
-        "settings": recipe.settings(data_set),
+        "settings": recipe.settings(data_set, system),
         "cases": recipe.data_set(data_set).cases,
         "more_rates": recipe.more_rates,
         "checksum": _checksum(recipe.settings(data_set)),

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from medseg.config import Pipeline, Section, System
 from medseg.config_file import Source, apply_overrides, find_file, read_yaml, validate
 from medseg.core.errors import UserError, did_you_mean
+from medseg.zoo.build import find
 from medseg.zoo.card import Card
 
 RECIPE = Path("configs/bench/zoo.yaml")
@@ -26,6 +27,9 @@ class BenchSet(Section):
         20, ge=1, description="cases that are predicted and scored, evenly spaced over the held-out ones"
     )
     pipeline: dict[str, Any] = Field(default_factory=dict, description="settings over the common ones")
+    systems: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="system -> settings of its own over those; the page names them"
+    )
 
 
 class Recipe(Section):
@@ -85,15 +89,19 @@ class Recipe(Section):
         """The size in which a system is trained."""
         return next((size for size in self.sizes if size in card.sizes), next(iter(card.sizes)))
 
-    def settings(self, data_set: str) -> dict[str, Any]:
-        """The pipeline settings of a data set, without system and data root: what an entry's key is made of."""
-        merged = merge(self.common, self.data_set(data_set).pipeline)
+    def settings(self, data_set: str, system: str = "") -> dict[str, Any]:
+        """The pipeline settings of a data set, without system and data root: what an entry's key is made of.
+
+        With the name of a system, those of its own are on top.
+        """
+        facts = self.data_set(data_set)
+        merged = merge(merge(self.common, facts.pipeline), facts.systems.get(system, {}))
         merged["train"] = {**merged.get("train", {}), "minutes": self.minutes}
         return merged
 
     def pipeline(self, data_set: str, system: System, root: Path | None) -> Pipeline:
         """The pipeline of one system on one data set. Raises UserError for settings that do not exist."""
-        values = merge(self.settings(data_set), {"data": {"root": str(root)}} if root else {})
+        values = merge(self.settings(data_set, system.name), {"data": {"root": str(root)}} if root else {})
         values |= {"name": f"bench-{self.name}-{data_set}", "system": system.model_dump()}
         made: Pipeline = validate(Pipeline, Source(values), f"recipe {self.name}, {data_set}")
         return made
@@ -124,7 +132,17 @@ def load_recipe(
         for values in source.values.get("data_sets", {}).values():
             values["pipeline"] = _overridden(values.get("pipeline", {}), overrides)
     recipe: Recipe = validate(Recipe, source, str(found))
+    for facts in recipe.data_sets.values():
+        for name in facts.systems:
+            _check_slug(name, found)
     return recipe
+
+
+def _check_slug(name: str, path: Path) -> None:
+    """Entries are kept by a system's own name, so an alias would be overlooked."""
+    slug = find(name).name
+    if slug != name:
+        raise UserError(f"settings are named for {name!r}, which is {slug!r}", str(path), f"write {slug}")
 
 
 def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

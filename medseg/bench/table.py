@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,13 @@ def _section(recipe: Recipe, data_set: str, out: Path) -> list[str]:
     still = [name for name in names if name not in known]
     if still:
         lines += ["", f"Not run yet ({len(still)}): {', '.join(f'`{name}`' for name in still)}."]
-    return [*lines, *_other_patches(done, train["patch_size"]), *_left_out(recipe, data_set)]
+    alike = [entry for entry in done if entry["system"] not in facts.systems]
+    return [
+        *lines,
+        *_own_settings(recipe, data_set, done),
+        *_other_patches(alike, train["patch_size"]),
+        *_left_out(recipe, data_set),
+    ]
 
 
 def _on_rates(recipe: Recipe) -> list[str]:
@@ -224,6 +230,22 @@ def _number(value: float | None, digits: int) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("|", "/").replace("<", "(").replace(">", ")")
+
+
+def _own_settings(recipe: Recipe, data_set: str, done: Sequence[Entry]) -> list[str]:
+    own = recipe.data_set(data_set).systems
+    named = "; ".join(
+        f"`{e['system']}` {', '.join(_flat(own[e['system']]))}" for e in done if e["system"] in own
+    )
+    return ["", f"With settings of its own, the reason beside them in the recipe: {named}."] if named else []
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key} {value}"
 
 
 def _other_patches(done: Sequence[Entry], patch: Sequence[int]) -> list[str]:

@@ -13,11 +13,12 @@ from medseg.check.voxels import looks_like_mask
 from medseg.config import ClassSpec, Data
 from medseg.core.case import Image
 from medseg.core.errors import Question, UserError
+from medseg.core.label_values import value_counts
 from medseg.core.progress import say
 from medseg.data.classes import specs_from_values
 from medseg.data.cohort import find_cases, resolved
 from medseg.data.manifest import safe_name
-from medseg.data.reading import read_columns, read_image, value_counts
+from medseg.data.reading import read_columns, read_image
 from medseg.data.rows import Cohort
 
 LOOKED_AT = 20

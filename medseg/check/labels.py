@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from medseg.config import Data
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
+from medseg.core.label_values import value_counts
 from medseg.core.segmentation import ClassInfo, Segmentation
 from medseg.data.classes import sources_of
-from medseg.data.reading import known_classes, read_columns, refuse_strange, value_counts
+from medseg.data.reading import known_classes, read_columns, refuse_strange
 from medseg.data.rows import CaseRow, counted
 
 

@@ -15,6 +15,7 @@ from medseg.config import Data
 from medseg.core.case import Case, Image, count_not_finite
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
+from medseg.core.label_values import value_counts
 from medseg.core.segmentation import ClassInfo, Segmentation, paint
 from medseg.data.classes import overlap, sources_of
 from medseg.data.label_grid import match_grid
@@ -196,18 +197,6 @@ def known_classes(
         and sources[info.name][0] in columns
         and (row.known is None or info.name in row.known)
     )
-
-
-def value_counts(labels: npt.NDArray[Any]) -> dict[int, int]:
-    """Value -> voxels. Small whole numbers are counted in pieces: bincount makes eight bytes of every voxel it sees."""
-    if labels.size and labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() < 65536:
-        flat, piece = labels.ravel(order="K"), 2**22
-        counts = np.zeros(int(labels.max()) + 1, dtype=np.int64)
-        for start in range(0, flat.size, piece):
-            counts += np.bincount(flat[start : start + piece].astype(np.int32), minlength=counts.size)
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    values, numbers = np.unique(labels, return_counts=True)
-    return {int(value): int(number) for value, number in zip(values, numbers)}
 
 
 def refuse_strange(

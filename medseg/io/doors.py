@@ -13,6 +13,7 @@ import numpy.typing as npt
 from medseg.core.case import Image
 from medseg.core.errors import UserError, did_you_mean
 from medseg.core.geometry import Geometry
+from medseg.core.label_values import value_counts
 from medseg.core.segmentation import ClassInfo, Segmentation, default_colour
 from medseg.io.names import DICOM, ITK, NIFTI, RASTER, READABLE, WRITABLE, stem_of, suffix_of, without_ending
 
@@ -155,7 +156,7 @@ def _filled_contours(path: Path, onto: Geometry | None) -> Segmentation | None:
 
 def classes_found(labels: npt.NDArray[Any]) -> tuple[ClassInfo, ...]:
     """A class for every value but 0, named after the value."""
-    values = [int(v) for v in np.unique(labels) if v != 0]
+    values = [v for v in value_counts(labels) if v != 0]
     return tuple(ClassInfo(f"class {v}", v, default_colour(n)) for n, v in enumerate(values))
 
 

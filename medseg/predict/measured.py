@@ -64,7 +64,7 @@ def measured(predictor: Predictor, image: Image, seg: Segmentation) -> dict[str,
 
 def voxels_of(seg: Segmentation) -> dict[str, int]:
     """Class -> number of voxels."""
-    from medseg.data.reading import value_counts
+    from medseg.core.label_values import value_counts
 
     if seg.regions is not None:
         return {info.name: int(np.count_nonzero(region)) for info, region in zip(seg.classes, seg.regions)}

@@ -11,7 +11,8 @@ from medseg.core.segmentation import Segmentation
 def values_in(seg: Segmentation, image: Image) -> dict[str, dict[str, float]]:
     """Class -> mean and sd (population) of the first channel; classes without a voxel are left out.
 
-    Summed plane by plane along the axis that is slowest in memory, in float64: no copy of the image is made.
+    Summed plane by plane along the axis that is slowest in memory, in float64: no copy of the image is made. Background
+    is passed over before anything is summed.
     """
     array = image.array[0]
     if array.shape != seg.labels.shape:
@@ -21,14 +22,16 @@ def values_in(seg: Segmentation, image: Image) -> dict[str, dict[str, float]]:
     most = max(indices, default=0) + 1
     sums = np.zeros((3, most if seg.regions is None else len(indices)))
     for number in range(array.shape[axis]):
-        values = array.take(number, axis).ravel().astype(np.float64)
+        plane = array.take(number, axis)
         if seg.regions is None:
-            labels = seg.labels.take(number, axis).ravel()
+            labels = seg.labels.take(number, axis)
+            named = labels >= min(indices, default=1)
+            values = plane[named].astype(np.float64)
             for row, weights in enumerate((None, values, values * values)):
-                sums[row] += np.bincount(labels, weights, most)[:most]
+                sums[row] += np.bincount(labels[named], weights, most)[:most]
         else:
             for position, region in enumerate(seg.regions):
-                inside = values[region.take(number, axis).ravel()]
+                inside = plane[region.take(number, axis)].astype(np.float64)
                 sums[:, position] += inside.size, inside.sum(), np.vdot(inside, inside)
     places = indices if seg.regions is None else range(len(indices))
     found = {}

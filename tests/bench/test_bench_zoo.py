@@ -18,6 +18,7 @@ from medseg.bench.baselines import INTENSITY, MAJORITY, cells_of, fit_baseline
 from medseg.bench.children import Children
 from medseg.bench.coordinator import Wish
 from medseg.bench.recipe import Recipe, load_recipe
+from medseg.config import System
 from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import UserError
 from medseg.train.schedule import Clock
@@ -49,7 +50,7 @@ def recipe(tmp_path: Path) -> Recipe:
     return load_recipe(written(tmp_path / "recipe.yaml"))
 
 
-def written(path: Path, steps: int = 3) -> Path:
+def written(path: Path, steps: int = 3, more: str = "") -> Path:
     path.write_text(
         "name: zoo\nminutes: 1\nmargin: 0.02\nsizes: [tiny]\nreference: u-net\n"
         "common:\n"
@@ -59,6 +60,7 @@ def written(path: Path, steps: int = 3) -> Path:
         "data_sets:\n"
         "  discs:\n    title: Discs\n    cases: 2\n"
         "    pipeline: {data: {modality: other, classes: {bright: 1, dark: 2}, split: {folds: 4, fold: 0}}}\n"
+        + more
     )
     return path
 
@@ -312,6 +314,31 @@ def test_the_page_ranks_by_dice_and_lists_what_was_not_run(
     assert (ranks["of"], ranks["systems"]["u-net"]["rank"]) == (2, 2)
 
 
+OWN = "    systems:\n      enet: {ingest: {spacing_px: [0.5, 0.5]}, train: {patch_size: [64, 64]}}\n"
+
+
+def test_settings_of_one_system_change_its_entry_alone_and_stand_on_the_page(
+    fake: list[str], recipe: Recipe, tmp_path: Path, data: Path
+) -> None:
+    run.run(wish(recipe, tmp_path, data))
+    fake.clear()
+    own = load_recipe(written(tmp_path / "own.yaml", more=OWN))
+    run.run(wish(own, tmp_path, data))
+    assert fake == ["enet"]
+    assert own.pipeline("discs", System(name="enet"), None).ingest.spacing_px == [0.5, 0.5]
+    assert own.pipeline("discs", System(name="u-net"), None).ingest.spacing_px is None
+    page = table.page(own, tmp_path / "zoo")
+    assert "recipe: `enet` ingest.spacing_px [0.5, 0.5], train.patch_size [64, 64].\n" in page
+    assert "With settings of its own" not in table.page(recipe, tmp_path / "zoo")
+
+
+def test_settings_are_named_for_a_system_by_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no system named 'ennet'.*enet"):
+        load_recipe(written(tmp_path / "wrong.yaml", more=OWN.replace("enet", "ennet")))
+    with pytest.raises(UserError, match=r"named for 'unet', which is 'u-net'"):
+        load_recipe(written(tmp_path / "alias.yaml", more=OWN.replace("enet", "unet")))
+
+
 def test_unknown_names_and_absent_data_are_said(recipe: Recipe, tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match="did you mean u-net"):
         run.run(wish(recipe, tmp_path, data, systems=("u-nett",)))
@@ -410,8 +437,6 @@ def test_the_shipped_recipe_names_real_things() -> None:
     recipe = load_recipe()
     for data_set in recipe.data_sets:
         assert entries.systems_for(recipe, data_set)
-        from medseg.config import System
-
         recipe.pipeline(data_set, System(name="u-net"), None)
     assert load_recipe(minutes=0.5).settings("camvid")["train"]["minutes"] == 0.5
     assert load_recipe(overrides=("train.batch_size=1",)).settings("camvid")["train"]["batch_size"] == 1

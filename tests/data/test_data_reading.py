@@ -8,10 +8,11 @@ import pytest
 from medseg.config import ClassSpec, Data
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
+from medseg.core.label_values import value_counts
 from medseg.core.segmentation import Segmentation
 from medseg.data.classes import class_infos, side_of, specs_from_values
 from medseg.data.label_grid import match_grid, onto_grid
-from medseg.data.reading import open_case, read_label, value_counts
+from medseg.data.reading import open_case, read_label
 from medseg.data.rows import CaseRow
 
 

@@ -145,9 +145,11 @@ def test_the_filter_is_the_papers() -> None:
         window = (slice(i - 2, i + 3), slice(j - 2, j + 3))
         expected[i, j] = slopes[window].mean() * guide[i, j] + offsets[window].mean() > 0.5
     reach = guided_filter.Reach(cell=(1, 1), box=(2, 2), near=(1, 1))
-    maps = list(guided_filter._maps(labels, [0, 1], guide, reach, 1e-2))
+    plan = IntensityPlan(scheme="window", low=0, high=1)
+    seen = guided_filter.Guide(guide[None], [plan], reach, 1e-2)
+    maps = list(guided_filter._maps(labels, [1], seen, (slice(None), slice(None)), reach))
     places = [p.ravel() for p in np.indices(labels.shape)]
-    found = guided_filter._winners([0, 1], maps, guide.ravel(), places, (1, 1)).reshape(labels.shape)
+    found = guided_filter._winners(0, [1], maps, guide.ravel(), places, (1, 1)).reshape(labels.shape)
     np.testing.assert_array_equal(found[4:12, 4:11], expected[4:12, 4:11])
 
 
@@ -207,3 +209,35 @@ def test_a_model_uses_what_it_was_made_with_and_settings_go_before() -> None:
     assert dice(plain.labels > 0, truth) < dice(made.labels > 0, truth)
     assert not plain.provenance["notes"]
     assert "borders follow the image's edges" in made.provenance["notes"][0]
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 2.0, 4.0)])
+def test_what_lies_far_from_all_borders_changes_nothing(spacing: tuple[float, ...]) -> None:
+    """Maps are fitted in the box around the borders alone: the scene around it may be any."""
+    rng = np.random.default_rng(2)
+    image = rng.normal(-400, 300, (120, 72, 48))
+    drawn = np.zeros(image.shape, np.uint8)
+    drawn[56:64, 30:40, 20:26], drawn[60:64, 30:36, 20:23] = 1, 2
+    other = np.where(np.arange(120)[:, None, None] < 12, 300.0, image)
+    found = []
+    for scene in (image, other):
+        labels = drawn.copy()
+        setting = GuidedFilter(radius_mm=6, iterations=2)
+        assert follow_edges(labels, None, scene[None], spacing, setting, WINDOW) > 0
+        found.append(labels)
+    np.testing.assert_array_equal(*found)
+    whole = guided_filter.Reach.of(GuidedFilter(radius_mm=6), spacing)
+    assert whole.around([slice(56, 64), slice(30, 40), slice(20, 26)], image.shape)[0].start > 12
+
+
+@pytest.mark.parametrize("cell", [(1, 2, 3), (1, 1, 1), (4, 1, 2)])
+def test_interpolation_between_cells_is_that_of_scipy(cell: tuple[int, ...]) -> None:
+    from scipy.ndimage import map_coordinates
+
+    rng = np.random.default_rng(3)
+    shape = (11, 13, 17)
+    field = rng.normal(size=[-(-n // c) for n, c in zip(shape, cell)]).astype(np.float32)
+    places = [p.ravel() for p in np.indices(shape)]
+    at = [(p + 0.5) / c - 0.5 for p, c in zip(places, cell)]
+    found = guided_filter._between(field, guided_filter._corners(places, cell, field.shape))
+    np.testing.assert_allclose(found, map_coordinates(field, at, order=1, mode="nearest"), atol=1e-6)

@@ -64,14 +64,20 @@ class Canvas:
 
     def cover(self, distance_mm: Field) -> Field:
         """How much of each voxel lies within the shape: 0 to 1."""
-        return np.clip(0.5 - distance_mm / self.step_mm, 0.0, 1.0)
+        share = distance_mm / -self.step_mm
+        share += 0.5
+        return np.clip(share, 0.0, 1.0, out=share)
 
     def paint(
         self, distance_mm: Field, hu: float | Field, box: Box | None = None, share: float = 1.0
     ) -> None:
         """Puts a material where the distance is negative; `share` below 1 lets what lies there shine through."""
         part = self.hu if box is None else self.hu[box]
-        part += (hu - part) * (self.cover(distance_mm) * np.float32(share))
+        cover = self.cover(distance_mm)
+        if share != 1.0:
+            cover *= np.float32(share)
+        cover *= hu - part
+        part += cover
 
     def ellipsoid(
         self,
@@ -136,10 +142,15 @@ def linear_weights(count: int, places: npt.NDArray[np.float64]) -> Field:
 def smooth_max(a: Field, b: Field, width_mm: float) -> Field:
     """Maximum of two distances with a rounded edge (polynomial): the overlap of two shapes."""
     gap = a - b
-    blend = np.clip(gap * np.float32(0.5 / width_mm) + np.float32(0.5), 0, 1)
-    gap += np.float32(width_mm) * (1 - blend)
+    blend = gap * np.float32(0.5 / width_mm)
+    blend += np.float32(0.5)
+    np.clip(blend, 0, 1, out=blend)
+    rest = 1 - blend
+    rest *= np.float32(width_mm)
+    gap += rest
     gap *= blend
-    return gap + b
+    gap += b
+    return gap
 
 
 def smooth_min(a: Field, b: Field, width_mm: float) -> Field:

@@ -80,9 +80,22 @@ class Chest:
 
 def superellipse(x: Field, y: Field, half_x: Field, half_y: Field, power: float) -> Field:
     """Distance along the ray from the centre to |x/a|^p + |y/b|^p = 1."""
-    inside = (np.abs(x / half_x) ** power + np.abs(y / half_y) ** power) ** (1 / power)
-    radius = np.sqrt(x * x + y * y)
-    return (radius - radius / np.maximum(inside, 1e-2)).astype(np.float32)
+    inside = _power(x / half_x, power)
+    inside += _power(y / half_y, power)
+    inside **= 1 / power
+    np.maximum(inside, 1e-2, out=inside)
+    radius = x * x
+    radius += y * y
+    np.sqrt(radius, out=radius)
+    np.divide(radius, inside, out=inside)
+    radius -= inside
+    return radius
+
+
+def _power(field: Field, power: float) -> Field:
+    np.abs(field, out=field)
+    field **= power
+    return field
 
 
 def draw_chest(rng: np.random.Generator) -> Chest:

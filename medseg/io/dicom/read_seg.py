@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from medseg.core.errors import UserError
 from medseg.core.geometry import Geometry
+from medseg.core.label_values import value_counts
 from medseg.core.segmentation import ClassInfo, Code, Segmentation, default_colour, paint
 from medseg.io.dicom.class_names import match
 from medseg.io.dicom.colour import to_rgb
@@ -368,7 +369,7 @@ def _labelmap(dataset: Dataset, frames: _Frames, where: str) -> npt.NDArray[Any]
         if padding is not None:
             labels[place][picture == int(padding)] = 0
     known = {int(item.SegmentNumber) for item in dataset.SegmentSequence} | {0}
-    strange = [int(v) for v in np.unique(labels) if int(v) not in known]
+    strange = [value for value in value_counts(labels) if value not in known]
     if strange:
         raise UserError(f"has values {strange[:8]} that no segment describes", where, "export it again")
     return labels.transpose(2, 1, 0)
