@@ -80,7 +80,7 @@ class Recipe(Section):
     def trials(self) -> Iterator[tuple[dict[str, float], Recipe]]:
         """What a system gets one after the other until it learns, and what is other than in the first of these."""
         for minutes in (self.minutes, *([self.more_minutes] if self.more_minutes else [])):
-            longer = self.model_copy(update={"minutes": minutes})
+            longer = self.model_copy(update={"minutes": minutes, "more_minutes": None})
             yield {"minutes": minutes}, longer
             for rate in self.more_rates:
                 yield {"minutes": minutes, "rate": rate}, longer.at_rate(rate)

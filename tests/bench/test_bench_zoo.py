@@ -266,6 +266,8 @@ def test_minutes_that_are_asked_for_bound_every_training_of_a_system() -> None:
     shipped, asked = load_recipe(), load_recipe(minutes=0.5)
     assert (shipped.more_minutes or 0) > shipped.minutes
     assert {trial.minutes for _, trial in asked.trials()} == {0.5}
+    for _, trial in shipped.trials():  # as the process of an entry gets it
+        assert Recipe.model_validate(trial.model_dump(mode="json")) == trial
     with pytest.raises(ValidationError, match="more_minutes 1 has to be more than minutes 1"):
         Recipe(**{**shipped.model_dump(), "more_minutes": 1.0})
 

@@ -94,10 +94,10 @@ def test_a_card_as_json_has_the_published_keys() -> None:
     assert list(find("u-net").as_json()) == expected.split()
 
 
-def test_the_catalog_is_read_without_torch() -> None:
+def test_the_catalog_is_read_without_torch_and_numpy() -> None:
     code = (
         "import sys, medseg.zoo.catalog as c; c.cards();"
-        "print([m for m in ('torch', 'monai', 'mlflow', 'pandas', 'scipy') if m in sys.modules])"
+        "print([m for m in ('torch', 'monai', 'mlflow', 'pandas', 'scipy', 'numpy') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
