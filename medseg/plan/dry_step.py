@@ -153,7 +153,7 @@ def take_steps(job: dict[str, Any]) -> None:
     if job["cores"]:
         torch.set_num_threads(job["cores"])
     net = build_system(System.model_validate(job["system"]), plan).to(device).train()
-    optimiser = torch.optim.AdamW(net.parameters())
+    optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     number = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[job["precision"]]
     _step(net, optimiser, plan, (job["batches"][0], device, number))  # kernels are chosen, moments made
     for batch in job["batches"]:

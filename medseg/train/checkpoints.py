@@ -96,16 +96,27 @@ def restore_checkpoint(
         plain = json.loads((stored.metadata() or {})["optimiser"])
     net.load_state_dict(_under("net/", tensors))
     state: dict[int, dict[str, Any]] = {}
-    # Cloned: the optimiser changes its state in place, and the file is mapped.
-    entries = {name: value.clone() for name, value in _under("optimiser/", tensors).items()}
-    for name, value in (*entries.items(), *plain.items()):
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    for name, value in (*_under("optimiser/", tensors).items(), *plain.items()):
         index, _, key = name.partition("/")
-        state.setdefault(int(index), {})[key] = value
+        state.setdefault(int(index), {})[key] = _laid_out(value, weights[int(index)])
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     for name, value in _under("average/", tensors).items():
         if average is not None:
             average[name].copy_(value)
     return {name: value.clone() for name, value in _under("procedure/", tensors).items()}
+
+
+def _laid_out(value: Any, weight: Tensor) -> Any:
+    """A copy, since the optimiser changes its state in place and the file is mapped, in memory in the weight's order:
+    files keep none, and fused optimisers take weight and state side by side as they lie."""
+    if not hasattr(value, "shape"):
+        return value
+    if value.shape != weight.shape:
+        return value.clone()
+    import torch
+
+    return torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
