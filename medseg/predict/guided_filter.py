@@ -223,7 +223,10 @@ def _corners(
 
 def _between(field: Floats, corners: Sequence[tuple[Array, Floats]]) -> Floats:
     flat = field.ravel()
-    total: Floats = sum(flat[index] * weight for index, weight in corners)  # type: ignore[assignment]
+    (index, weight), *others = corners
+    total: Floats = flat[index] * weight
+    for index, weight in others:
+        total += flat[index] * weight
     return total
 
 
