@@ -23,6 +23,7 @@ from medseg.config_types import (
     MarginSetting,
     MergeSetting,
     PairsSetting,
+    PartMedianSetting,
     PreviousSetting,
     PromptSetting,
     SearchSetting,
@@ -31,6 +32,7 @@ from medseg.config_types import (
     SpacingSetting,
     Weight,
     WindowSetting,
+    WriteSetting,
 )
 from medseg.config_types import Compute as Compute
 from medseg.config_types import PatientWords as PatientWords
@@ -220,12 +222,14 @@ def _one_or_more(value: Any) -> Any:
 
 
 class Optimizer(Section):
-    """The optimiser and its rates; momentum counts for sgd only."""
+    """The optimiser and its rates; momentum counts for sgd and muon only."""
 
-    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="the optimiser")
+    name: Literal["adamw", "adam", "sgd", "muon"] = Field("adamw", description="the optimiser")
     rate: float = Field(1e-3, gt=0, le=10, description="highest learning rate")
     weight_decay: float = Field(1e-4, ge=0, le=1, description="weight decay")
-    momentum: float = Field(0.99, ge=0, lt=1, description="momentum of sgd (Nesterov)")
+    momentum: float | None = Field(
+        None, ge=0, lt=1, description="Nesterov's; left out: 0.99 for sgd, 0.95 for muon"
+    )
 
 
 class Train(Section):
@@ -325,21 +329,12 @@ class Predict(Section):
     overlap: float = Field(0.5, ge=0, lt=0.9, description="share of a window that its neighbour sees again")
     flips: FlipsSetting = "auto"
     batch_size: int = Field(1, ge=1, description="windows computed at once")
-    write: (
-        list[
-            Literal[
-                "nifti", "nrrd", "mha", "png", "dicom_seg", "dicom_labelmap", "dicom_fractional", "rtstruct"
-            ]
-        ]
-        | Literal["auto"]
-    ) = Field(
-        "auto",
-        description="formats of the masks; auto: nifti for volumes (plus dicom_seg for DICOM input), png for photographs; for DICOM input also dicom_labelmap, dicom_fractional (probabilities), rtstruct (contours)",
-    )
+    write: WriteSetting = "auto"
     probabilities: bool = Field(False, description="also write the class probabilities")
     keep_largest: KeepLargestSetting = Field(default_factory=list)
     fill_holes: list[str] = Field(default_factory=list, description="classes whose enclosed holes are filled")
-    smallest_part_ml: SmallestPartSetting = Field(default_factory=dict)
+    smallest_part_ml: SmallestPartSetting = "auto"
+    part_median: PartMedianSetting = "auto"
     cases: Literal["auto", "all", "train", "val", "test"] = Field(
         "auto", description="which cases; auto: test cases, else validation cases, else all"
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from medseg.config_types import GuidedFilter, Section, SpacingMm, SpacingPx
+from medseg.config_types import GuidedFilter, PartMedian, Section, SmallestPart, SpacingMm, SpacingPx
 from medseg.core.geometry import Geometry
 
 
@@ -90,6 +90,12 @@ class Plan(Section):
     )
     flips: bool = Field(False, description="prediction averages over mirrored copies")
     guided_filter: GuidedFilter | None = Field(None, description="borders are moved to the image's own edges")
+    smallest_part_ml: SmallestPart = Field(
+        default_factory=dict, description="class -> ml below which its parts are removed"
+    )
+    part_median: PartMedian = Field(
+        default_factory=dict, description="class -> limits beyond which parts of such a median are removed"
+    )
     estimate: dict[str, Any] = Field(
         default_factory=dict, description="minutes and bytes each step will take on this machine"
     )

@@ -301,10 +301,42 @@ KeepLargestSetting = Annotated[
     Field(description="classes of which only the largest connected part is kept"),
 ]
 
+SmallestPart = dict[str, Annotated[float, Field(gt=0)]]
+
 SmallestPartSetting = Annotated[
-    dict[str, Annotated[float, Field(gt=0)]],
+    SmallestPart | Literal["auto"],
     Field(
-        description="class -> ml: connected parts of it that are smaller are removed, {liver: 5}",
+        description="class -> ml: connected parts of it that are smaller are removed, {liver: 5}; auto: what the model was made with",
+    ),
+]
+
+
+def _ordered(limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
+    low, high = limits
+    if low is not None and high is not None and low >= high:
+        raise ValueError(f"the lower limit {low:g} is not below the upper one {high:g}")
+    return limits
+
+
+PartMedian = dict[str, Annotated[tuple[float | None, float | None], AfterValidator(_ordered)]]
+
+PartMedianSetting = Annotated[
+    PartMedian | Literal["auto"],
+    Field(
+        description="class -> [lowest, highest], null for no limit: connected parts of it whose median in the image lies beyond are removed, in the file's units (CT: HU; of several channels the first), {lung: [-970, null]}; auto: what the model was made with",
+    ),
+]
+
+OF_PARTS = ("smallest_part_ml", "part_median")
+"""Settings of predict about parts of classes: digests of runs count them where they are not auto."""
+
+WriteSetting = Annotated[
+    list[
+        Literal["nifti", "nrrd", "mha", "png", "dicom_seg", "dicom_labelmap", "dicom_fractional", "rtstruct"]
+    ]
+    | Literal["auto"],
+    Field(
+        description="formats of the masks; auto: nifti for volumes (plus dicom_seg for DICOM input), png for photographs; for DICOM input also dicom_labelmap, dicom_fractional (probabilities), rtstruct (contours)",
     ),
 ]
 

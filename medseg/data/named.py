@@ -43,8 +43,9 @@ def _named(pipeline: Pipeline, classes: list[str]) -> Iterator[tuple[str, str, l
     if isinstance(weights, dict) and predict.model is None:
         for name in weights:
             yield f"train.class_weights.{name}", name, _weighted(pipeline, classes)
-    for key in ("keep_largest", "fill_holes", "smallest_part_ml"):
-        for name in getattr(predict, key):
+    for key in ("keep_largest", "fill_holes", "smallest_part_ml", "part_median"):
+        said = getattr(predict, key)
+        for name in () if said == "auto" else said:
             yield f"predict.{key}", name, classes
     for union, parts in pipeline.score.merge.items():
         for name in parts:

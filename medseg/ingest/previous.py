@@ -20,6 +20,7 @@ import numpy as np
 
 from medseg.config import Plan
 from medseg.config_planned import Previous
+from medseg.config_types import OF_PARTS
 from medseg.core.atomic import read_json
 from medseg.core.errors import UserError
 from medseg.core.run import RunFolder
@@ -73,8 +74,7 @@ def read_previous(run: str) -> Previous:
     if folder.pipeline_file.is_file():
         said = load_pipeline(folder.pipeline_file).predict.model_dump(mode="json")
         settings = {name: said[name] for name in SETTINGS}
-        if said["smallest_part_ml"]:
-            settings["smallest_part_ml"] = said["smallest_part_ml"]
+        settings |= {name: said[name] for name in OF_PARTS if said[name] != "auto"}
     return Previous(
         model=str(facts["hash"]),
         classes=list(facts["classes"]),

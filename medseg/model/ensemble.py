@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg.config import Plan
+from medseg.config_types import OF_PARTS
 from medseg.core.atomic import write_json
 from medseg.core.errors import UserError
 from medseg.model.facts import (
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 SAME = ("dims", "in_channels", "out_channels", "overlapping", "background", "spacing_mm", "spacing_px", "intensity",
-        "crop", "image_order", "patch_size", "window", "margin", "mirror_axes", "swap_sides", "flips", "guided_filter", "previous")  # fmt: skip
+        "crop", "image_order", "patch_size", "window", "margin", "mirror_axes", "swap_sides", "flips", "guided_filter",
+        *OF_PARTS, "previous")  # fmt: skip
 """What of the plans agrees within a configuration: it decides what the networks see."""
 
-COMMON = ("dims", "out_channels", "overlapping", "background", "crop", "guided_filter")
+COMMON = ("dims", "out_channels", "overlapping", "background", "crop", "guided_filter", *OF_PARTS)
 """What of the plans has to agree in any ensemble: what the channels mean, which box of a case is looked at, what is
 done with the mask."""
 

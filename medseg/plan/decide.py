@@ -10,7 +10,7 @@ import numpy as np
 
 from medseg.config import Pipeline, Plan, System
 from medseg.config_planned import Previous
-from medseg.config_types import GuidedFilter
+from medseg.config_types import OF_PARTS, GuidedFilter
 from medseg.core.errors import UserError
 from medseg.core.machine import Device, choose_device, cores, parse_bytes, ram_available_bytes
 from medseg.core.segmentation import ClassInfo
@@ -178,6 +178,7 @@ KEPT = {
     "flips": "predict.flips",
     "guided_filter": "predict.guided_filter",
     "window": "predict.window",
+    **{name: f"predict.{name}" for name in OF_PARTS},
 }
 """What a model is made with and prediction goes on with; each named by its key in the pipeline file."""
 
@@ -190,6 +191,7 @@ def _kept_for_prediction(pipeline: Pipeline, classes: Sequence[ClassInfo]) -> di
         "flips": pipeline.predict.flips is True,
         "guided_filter": edges if isinstance(edges, GuidedFilter) else None,
         "window": None if isinstance(window, str) else list(window),
+        **{name: rule for name in OF_PARTS if (rule := getattr(pipeline.predict, name)) != "auto"},
     }
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg.config import Plan, Predict
-from medseg.config_types import GuidedFilter
+from medseg.config import Predict
 from medseg.core.case import Image
 from medseg.core.errors import UserError
 from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation, paint
+from medseg.predict.as_made import guided_filter, kept_background, rule_of_parts
 from medseg.predict.confidence import Confidence, Disagreement, summary
 from medseg.predict.mirrors import mirrors_of
 from medseg.predict.slanted import painter_of
@@ -330,12 +330,13 @@ class Predictor:
         return labels, None, classes
 
     def _finished(self, labels: Any, regions: Any, classes: Any, image: Image, facts: dict) -> Segmentation:
-        from medseg.predict.postprocess import apply_steps, remove_small, tidy
+        from medseg.predict.postprocess import apply_steps, remove_small, remove_unlikely, tidy
 
         notes, torn = self._follow_edges(labels, regions, image), list[str]()
         settings, voxel_ml = self.settings, image.geometry.voxel_volume_ml
         notes += tidy(labels, regions, classes, settings.keep_largest, settings.fill_holes, torn)
-        notes += remove_small(labels, regions, classes, settings.smallest_part_ml, voxel_ml)
+        notes += remove_small(labels, regions, classes, self._rule("smallest_part_ml"), voxel_ml)
+        notes += remove_unlikely(labels, regions, classes, self._rule("part_median"), image.array, torn)
         if self.settings.postprocessing == "auto":
             notes += apply_steps(labels, regions, classes, self.model.facts.get("postprocessing", ()), torn)
         if regions is not None and notes:
@@ -350,6 +351,9 @@ class Predictor:
         }
         return Segmentation(labels, image.geometry, tuple(classes), regions, provenance=provenance)
 
+    def _rule(self, name: str) -> dict[str, Any]:
+        return rule_of_parts(self.settings, self.model.plan, name)
+
     def _follow_edges(self, labels: Any, regions: Any, image: Image) -> list[str]:
         """Borders on the image's own edges, where the pipeline or the model asks for it; says how many voxels moved."""
         from medseg.predict.guided_filter import follow_edges
@@ -360,19 +364,6 @@ class Predictor:
         spacing = image.geometry.spacing
         moved = follow_edges(labels, regions, image.array, spacing, setting, self.model.plan.intensity)
         return [f"borders follow the image's edges (guided filter): {moved} voxels changed"]
-
-
-def guided_filter(settings: Predict, plan: Plan) -> GuidedFilter | None:
-    """The filter of borders that a prediction uses: what the settings say, else what the model was made with."""
-    if settings.guided_filter == "auto":
-        return plan.guided_filter
-    return None if settings.guided_filter == "none" else settings.guided_filter
-
-
-def kept_background(settings: Predict, plan: Plan) -> float:
-    """How likely background has to be to stay; one half unless borders are moved afterwards."""
-    setting = guided_filter(settings, plan)
-    return 0.5 if setting is None else setting.background
 
 
 @dataclass

@@ -22,7 +22,8 @@ from medseg.core.run import Result
 from medseg.core.segmentation import Segmentation
 from medseg.jobs.executor import InProcess
 from medseg.predict import memory, outputs
-from medseg.predict.case import Predictor, Tick, guided_filter
+from medseg.predict.as_made import guided_filter
+from medseg.predict.case import Predictor, Tick
 from medseg.predict.guided_filter import working_bytes
 from medseg.predict.job import Job, Task
 from medseg.predict.measured import measured

@@ -21,7 +21,8 @@ from medseg.core.case import Image
 from medseg.core.geometry import Geometry
 from medseg.core.prompt import Prompt
 from medseg.core.segmentation import Segmentation
-from medseg.predict.case import Counter, Predictor, SinkMaker, Tick, kept_background
+from medseg.predict.as_made import kept_background
+from medseg.predict.case import Counter, Predictor, SinkMaker, Tick
 from medseg.predict.confidence import Confidence, Disagreement, summary
 from medseg.predict.ensemble import LEAST
 from medseg.predict.memory import Estimate

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medseg.config import Data, Predict
+from medseg.config_types import OF_PARTS
 from medseg.core.atomic import read_json, write_json
 from medseg.core.case import Image
 from medseg.core.errors import UserError
@@ -226,8 +227,7 @@ def settings_digest(settings: Predict, data: Data | None) -> str:
     facts = [f"{name}={getattr(settings, name)!r}" for name in SAME_MASK]
     if settings.prompt is not None:
         facts.append(f"prompt={settings.prompt!r}")
-    if settings.smallest_part_ml:
-        facts.append(f"smallest_part_ml={settings.smallest_part_ml!r}")
+    facts += [f"{name}={getattr(settings, name)!r}" for name in OF_PARTS if getattr(settings, name) != "auto"]
     if settings.disagreement != "auto":
         facts.append(f"disagreement={settings.disagreement!r}")
     if data is not None:

@@ -1,4 +1,4 @@
-"""After the network: the largest part of a class, holes that are filled, and parts too small to be true."""
+"""After the network: the largest part of a class, filled holes, parts too small or too dark or bright to be true."""
 
 from __future__ import annotations
 
@@ -70,6 +70,28 @@ def remove_small(
     return notes
 
 
+def remove_unlikely(
+    labels: npt.NDArray[Any],
+    regions: Mask | None,
+    classes: Sequence[ClassInfo],
+    medians: Mapping[str, tuple[float | None, float | None]],
+    image: npt.NDArray[Any],
+    torn: list[str] | None = None,
+) -> list[str]:
+    """Removes connected parts of the named classes whose median in the image lies beyond their limits (low, high; None
+    for no limit), in place; a note for each change. Gas in the bowel is not lung, whatever its shape: no tissue is in it.
+
+    image: (C, *S) in the file's units; its first channel counts. torn: is given a sentence for every class of which
+    more than TORN was removed. Raises UserError for a name that is no class.
+    """
+    notes = []
+    for position, limits in zip(positions(list(medians), classes), medians.values()):
+        note = _remove_unlikely(labels, regions, position, classes[position], limits, image[0], torn)
+        if note:
+            notes.append(note)
+    return notes
+
+
 def apply_steps(
     labels: npt.NDArray[Any],
     regions: Mask | None,
@@ -109,7 +131,7 @@ def positions(names: Sequence[str], classes: Sequence[ClassInfo]) -> list[int]:
         if name not in known:
             raise UserError(
                 f"no class named {name!r}{did_you_mean(name, known)}",
-                "predict.keep_largest, predict.fill_holes, predict.smallest_part_ml",
+                "predict.keep_largest, predict.fill_holes, predict.smallest_part_ml, predict.part_median",
                 f"the model's classes are {', '.join(known)}",
             )
     return [known.index(name) for name in names]
@@ -138,6 +160,44 @@ def _found(
     whole = target == info.index if regions is None else target
     box = box_of(whole)
     return None if box is None else (target[box], whole[box])
+
+
+def _remove_unlikely(
+    labels: npt.NDArray[Any],
+    regions: Mask | None,
+    position: int,
+    info: ClassInfo,
+    limits: tuple[float | None, float | None],
+    image: npt.NDArray[Any],
+    torn: list[str] | None,
+) -> str:
+    import cc3d
+
+    target = labels if regions is None else regions[position]
+    mask = target == info.index if regions is None else target
+    within = box_of(mask)
+    if within is None:
+        return ""
+    target, image = target[within], image[within]
+    low, high = limits
+    removed, count = [], 0
+    parts, sizes = _parts(mask[within])
+    for number, box in enumerate(cc3d.statistics(parts)["bounding_boxes"][1:], start=1):
+        inside = parts[box] == number
+        median = float(np.median(image[box][inside]))
+        if (low is not None and median < low) or (high is not None and median > high):
+            target[box][inside] = 0
+            removed.append(median)
+            count += int(np.count_nonzero(inside))
+    if not removed:
+        return ""
+    said = ", ".join(f"{median:.0f}" for median in removed[:5])
+    share = count / int(sizes[1:].sum())
+    if torn is not None and share > TORN:
+        torn.append(
+            f"{100 * share:.0f} % of {info.name} was removed: its median of {said} is not that of the class"
+        )
+    return f"{info.name}: {len(removed)} parts with a median of {said} were removed ({count} voxels)"
 
 
 def _remove_small(

@@ -103,7 +103,26 @@ def _preparation(plan: Plan) -> str:
         if filtered
         else ""
     )
-    return _grid_and_scaling(plan) + _stages(plan) + _mirrored(plan) + edges
+    return _grid_and_scaling(plan) + _stages(plan) + _mirrored(plan) + edges + _parts(plan)
+
+
+def _parts(plan: Plan) -> str:
+    """Which connected parts of a class are no part of the mask."""
+    small = [f"{name} below {smallest:g} ml" for name, smallest in plan.smallest_part_ml.items()]
+    unlikely = [
+        f"{name} with a median {_beyond(*limits)}"
+        for name, limits in plan.part_median.items()
+        if limits != (None, None)
+    ]
+    said = ", ".join(small + unlikely)
+    return f" Connected parts were removed from the masks: {said}." if said else ""
+
+
+def _beyond(low: float | None, high: float | None) -> str:
+    """Limits as words for what lies beyond them."""
+    below = "" if low is None else f"below {low:g}"
+    above = "" if high is None else f"above {high:g}"
+    return " or ".join(part for part in (below, above) if part)
 
 
 def _stages(plan: Plan) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from medseg.config import Pipeline, Plan
 from medseg.config_plan import load_plan
+from medseg.config_types import OF_PARTS
 from medseg.core.atomic import read_json, write_json
 from medseg.core.errors import UserError
 from medseg.core.run import Result, RunFolder
@@ -80,8 +81,8 @@ def settings_digest(pipeline: Pipeline, folder: RunFolder) -> str:
         getattr(pipeline.predict, name)
         for name in ("overlap", "flips", "keep_largest", "fill_holes", "precision")
     ]
-    if pipeline.predict.smallest_part_ml:
-        masks.append(pipeline.predict.smallest_part_ml)
+    rules = [getattr(pipeline.predict, name) for name in OF_PARTS]
+    masks += [rule for rule in rules if rule != "auto"]
     cases = folder.pooled.cases
     facts = [repr(pipeline.only_system), repr(train), plan, repr(masks), repr(score)]
     facts.append(hashlib.sha256(cases.read_bytes()).hexdigest() if cases.exists() else "")

@@ -10,20 +10,28 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# nnU-Net's, and Jordan's of 2024.
+MOMENTUM = {"sgd": 0.99, "muon": 0.95}
+
 
 def build_optimiser(settings: Optimizer, net: nn.Module) -> torch.optim.Optimizer:
-    """adamw (Loshchilov and Hutter 2019, arXiv:1711.05101), adam (Kingma and Ba 2015, arXiv:1412.6980) or sgd with
-    Nesterov momentum, over all parameters that learn.
+    """adamw (Loshchilov and Hutter 2019, arXiv:1711.05101), adam (Kingma and Ba 2015, arXiv:1412.6980), sgd with
+    Nesterov momentum, or muon (its file), over all parameters that learn.
 
     Fused: one pass over each tensor instead of a dozen, which is most of what a narrow network spends here. It reads
     weights and state by their place in memory, so that a restored state has to lie as they do (`restore_checkpoint`).
     """
     import torch
 
+    momentum = MOMENTUM.get(settings.name, 0.0) if settings.momentum is None else settings.momentum
+    if settings.name == "muon":
+        from medseg.train.muon import Muon
+
+        return Muon(net, settings.rate, settings.weight_decay, momentum)
     learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
     shared = {"lr": settings.rate, "weight_decay": settings.weight_decay, "fused": True}
     if settings.name == "sgd":
-        return torch.optim.SGD(learning, momentum=settings.momentum, nesterov=settings.momentum > 0, **shared)
+        return torch.optim.SGD(learning, momentum=momentum, nesterov=momentum > 0, **shared)
     return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.name](learning, **shared)
 
 

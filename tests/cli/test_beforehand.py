@@ -32,6 +32,8 @@ def written(journey: Path, tmp_path: Path) -> Callable[[str, str], Path]:
         ("augment: none", "augment: none, class_weights: {large: 0, small: 0, background: 0}", "line 5  train.class_weights: all are 0"),
         ("overlap: 0.25", "keep_largest: [smal]", "line 6  predict.keep_largest: no class named 'smal', did you mean small?"),
         ("overlap: 0.25", "smallest_part_ml: {smal: 2}", "line 6  predict.smallest_part_ml: no class named 'smal'"),
+        ("overlap: 0.25", "part_median: {smal: [0, null]}", "line 6  predict.part_median: no class named 'smal'"),
+        ("overlap: 0.25", "part_median: {small: [0, -5]}", "line 6  predict.part_median.small: the lower limit 0 is not below the upper one -5"),
         ("predict:", "score: {merge: {both: [large, smal]}}\npredict:", "line 6  score.merge.both: no class named 'smal'"),
         ("augment: none", "augment: none, from: nowhere", "line 5  train.start_from: nowhere: no such model"),
         ("name: 3d-u-net,", "name: 3d-unet,", "line 4  system.name: no system named '3d-unet', did you mean 3d-u-net?"),

@@ -276,6 +276,42 @@ def test_parts_below_their_volume_are_removed_and_others_stay() -> None:
         predict_case(model, specks(), Predict(smallest_part_ml={"left bal": 1.0}))
 
 
+def test_parts_of_an_unlikely_median_are_removed_and_others_stay() -> None:
+    """Also by what the model was made with, which settings go before."""
+    values = phantom(UPRIGHT)
+    values[2:5, 2:4, 2:4] = -140  # a ball by its number, but darker than any
+    values[2, 2, 2] = -115
+    image = Image(values[None], UPRIGHT)
+    grid: dict[str, Any] = {"spacing_mm": [1.0, 1.0, 1.2]}
+    limits = {"left ball": (-120.0, None)}
+    plain = predict_case(a_model(**grid), image)
+    assert (plain.labels[2:5, 2:4, 2:4] == 3).all()
+    by_settings = predict_case(a_model(**grid), image, Predict(part_median=limits))
+    by_model = predict_case(a_model(**grid, part_median=limits), image)
+    for seg in (by_settings, by_model):
+        assert not seg.labels[2:5, 2:4, 2:4].any()
+        assert np.array_equal(seg.labels[6:], plain.labels[6:])
+        assert np.array_equal(seg.labels == 7, plain.labels == 7), "other classes are left alone"
+        assert "left ball: 1 parts with a median of -140 were removed (12 voxels)" in seg.provenance["notes"]
+    assert by_settings.provenance["torn"] == ()
+    for kept in ({}, {"left ball": (-150, None)}, {"left ball": (None, 0)}, {"right box": (-120, None)}):
+        seg = predict_case(a_model(**grid, part_median=limits), image, Predict(part_median=kept))
+        assert np.array_equal(seg.labels, plain.labels), kept
+    bright = predict_case(a_model(**grid), image, Predict(part_median={"left ball": (None, -120)}))
+    assert (bright.labels[2:5, 2:4, 2:4] == 3).all()
+    (words,) = bright.provenance["torn"]
+    assert " % of left ball was removed: its median of -100 is not that of the class" in words
+    assert np.count_nonzero(bright.labels == 3) == 12
+    with pytest.raises(UserError, match="did you mean left ball"):
+        predict_case(a_model(**grid), image, Predict(part_median={"left bal": (0, None)}))
+
+
+def test_a_model_keeps_how_small_a_part_may_be() -> None:
+    model = a_model(spacing_mm=[1.0, 1.0, 1.2], smallest_part_ml={"left ball": 2 * UPRIGHT.voxel_volume_ml})
+    for settings, left in ((Predict(), 0), (Predict(smallest_part_ml={}), 3)):
+        assert predict_case(model, specks(), settings).labels[2, 2, 8] == left
+
+
 def test_photographs_have_no_volume_to_remove_parts_below() -> None:
     model = a_model(dims=2, patch_size=[16, 16], spacing_mm=None)
     photograph = Image(np.zeros((1, 20, 20), np.float32), Geometry.pixels((20, 20)))

@@ -60,12 +60,20 @@ def test_the_guided_filter_is_told_with_its_settings(
     assert sentence in told(tmp_path, plan_of(guided_filter=setting))
 
 
+def test_parts_that_were_removed_are_told(tmp_path: Path) -> None:
+    plan = plan_of(smallest_part_ml={"lung": 1.5}, part_median={"lung": (-970, None), "heart": (0, 200), "rib": (None, None)})  # fmt: skip
+    assert (
+        "Connected parts were removed from the masks: lung below 1.5 ml, lung with a median below -970, "
+        "heart with a median below 0 or above 200."
+    ) in told(tmp_path, plan)
+
+
 def test_what_was_not_done_is_not_told(tmp_path: Path) -> None:
     text = told(tmp_path, plan_of())
     assert text.startswith("Cases: 5 train, 2 test; split by patient")
     assert "resampled to 6 x 6 x 6 mm" in text
     assert text.endswith("Software: medseg 1.2.3.")
-    for word in ("guided filter", "mirrored", "Trained for", "Scored against", "Cross-validation", "Prompts"):
+    for word in ("guided filter", "mirrored", "Trained for", "Scored against", "Cross-validation", "Prompts", "parts"):
         assert word not in text
 
 

@@ -69,7 +69,7 @@ class Small(nn.Module):
     def __init__(self, classes: int = 2) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv3d(1, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU(), nn.Dropout(0.1), nn.Conv3d(6, classes, 3, padding=1)
+            nn.Conv3d(1, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), nn.Dropout(0.1), nn.Conv3d(8, classes, 3, padding=1)
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -102,7 +102,7 @@ def test_two_trainings_with_one_seed_are_equal_to_the_last_bit(job: Callable, sm
 
 
 @pytest.mark.parametrize("step", [1, 4, 7])
-@pytest.mark.parametrize("optimizer", [{"name": "adamw", "rate": 0.02}, {"name": "sgd", "rate": 0.02}])
+@pytest.mark.parametrize("optimizer", [{"name": name, "rate": 0.02} for name in ("adamw", "sgd", "muon")])
 def test_a_training_cut_anywhere_ends_like_the_uncut_one(
     job: Callable, small: Callable, step: int, optimizer: dict
 ) -> None:
