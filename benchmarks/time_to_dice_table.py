@@ -63,7 +63,7 @@ def section_text(entries: Sequence[Entry]) -> str:
     entries = [e for e in entries if not e.get("variant")]
     if whole:
         parts += [machines(whole), budgets(entries)]
-        parts += [text for text in (folds(entries), variants(entries, varied), curves(entries)) if text]
+        parts += [text for text in (folds(whole), variants(entries, varied), curves(entries)) if text]
     missing = [name_of(*one) for one in WANTED if one not in {key_of(e) for e in entries}]
     if missing:
         parts.append(f"Not run: {', '.join(missing)}.\n")
@@ -94,11 +94,11 @@ def machines(entries: Sequence[Entry]) -> str:
 
 def budgets(entries: Sequence[Entry]) -> str:
     """Every run with its figures. Fewer CPU seconds than threads x seconds: other programs had the cores."""
-    rows = ["| side | fold | minutes | seed | steps | s a step | CPU s | anterior / posterior |"]
-    rows.append("|---|---|---|---|---|---|---|---|")
+    rows = ["| side | fold | minutes | seed | on | steps | s a step | CPU s | anterior / posterior |"]
+    rows.append("|---|---|---|---|---|---|---|---|---|")
     for e in entries:
         rows.append(
-            f"| {SIDES[e['side']]} | {e['fold']} | {e['minutes']:g} | {e['seed']} | {e['steps']} "
+            f"| {SIDES[e['side']]} | {e['fold']} | {e['minutes']:g} | {e['seed']} | {where(e)} | {e['steps']} "
             f"| {e['seconds_per_step']:.2f} | {e['cpu_seconds']:.0f} | {pair(e['dice'])} |"
         )
     return "\n".join(rows) + "\n"
@@ -110,10 +110,10 @@ def folds(entries: Sequence[Entry]) -> str:
         "| side | minutes | folds | mean anterior / posterior | standard deviation |",
         "|---|---|---|---|---|",
     ]
-    groups: dict[tuple[str, float, int], list[Entry]] = {}
+    groups: dict[tuple[str, str, float, int], list[Entry]] = {}
     for e in entries:
-        groups.setdefault((e["side"], e["minutes"], e["seed"]), []).append(e)
-    for (side, minutes, _), group in groups.items():
+        groups.setdefault((e["side"], e.get("variant", ""), e["minutes"], e["seed"]), []).append(e)
+    for (side, variant, minutes, _), group in groups.items():
         if len(group) < 2:
             continue
         names = list(group[0]["dice"])
@@ -121,19 +121,23 @@ def folds(entries: Sequence[Entry]) -> str:
         mean = {name: statistics.mean(values[name]) for name in names}
         spread = {name: statistics.stdev(values[name]) for name in names}
         used = ", ".join(str(e["fold"]) for e in group)
-        rows.append(f"| {SIDES[side]} | {minutes:g} | {used} | {pair(mean)} | {pair(spread)} |")
+        but = f", but {changed(group[0])}" if variant else ""
+        rows.append(f"| {SIDES[side]}{but} | {minutes:g} | {used} | {pair(mean)} | {pair(spread)} |")
     return "\n".join(rows) + "\n" if len(rows) > 2 else ""
 
 
 def variants(entries: Sequence[Entry], varied: Sequence[Entry]) -> str:
-    """Ours with one thing changed, and by how much the Dice differs from ours of the same fold, minutes and seed."""
-    rows = ["| ours, but | fold | minutes | anterior / posterior | difference |", "|---|---|---|---|---|"]
-    own = {key_of(e): e["dice"] for e in entries if e["side"] == "ours"}
+    """Ours with something changed, and by how much the Dice differs from ours of the same fold, minutes, seed and
+    processor."""
+    rows = ["| ours, but | fold | minutes | on | steps | anterior / posterior | difference |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    own = {(key_of(e), where(e)): e["dice"] for e in entries if e["side"] == "ours"}
     for e in varied:
-        base = own.get(key_of(e))
+        base = own.get((key_of(e), where(e)))
         gap = "-" if base is None else " / ".join(f"{e['dice'][name] - base[name]:+.3f}" for name in base)
-        changes = ", ".join(f"`{change}`" for change in e["changes"])
-        rows.append(f"| {changes} | {e['fold']} | {e['minutes']:g} | {pair(e['dice'])} | {gap} |")
+        rows.append(
+            f"| {changed(e)} | {e['fold']} | {e['minutes']:g} | {where(e)} | {e['steps']} | {pair(e['dice'])} | {gap} |"
+        )
     return "\n".join(rows) + "\n" if varied else ""
 
 
@@ -147,6 +151,16 @@ def curves(entries: Iterable[Entry]) -> str:
         points = ", ".join(f"{p['seconds']:.0f}: {pair(p['dice'])}" for p in e["curve"])
         rows.append(f"- {SIDES[e['side']]}, {e['minutes']:g} min: {points}")
     return "\n".join(rows) + "\n"
+
+
+def changed(entry: Entry) -> str:
+    """The settings of a variant that are its own."""
+    return ", ".join(f"`{change}`" for change in entry["changes"])
+
+
+def where(entry: Entry) -> str:
+    """The processor and the number type that a run computed with."""
+    return f"{entry['machine']['cpu'].replace('(R)', '').replace(' Processor', '')}, {entry['precision']}"
 
 
 def pair(dice: dict[str, float]) -> str:

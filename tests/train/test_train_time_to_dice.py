@@ -31,7 +31,7 @@ def entry(
 ) -> dict:
     return {
         "side": side, "fold": fold, "minutes": minutes, "seed": seed, "threads": 2, "steps": 1300, "seconds": 899.0,
-        "seconds_per_step": 0.69, "cpu_seconds": 1750.0, "dice": {"anterior": dice, "posterior": dice - 0.02},
+        "seconds_per_step": 0.69, "precision": "bf16", "cpu_seconds": 1750.0, "dice": {"anterior": dice, "posterior": dice - 0.02},
         "curve": [{"seconds": 90.0, "step": 130, "dice": {"anterior": 0.8, "posterior": 0.7}}],
         "machine": {"cpu": "A CPU", "bf16": ["avx512_bf16"], "cores": 2, "versions": {"torch": "2.13"}},
     }  # fmt: skip
@@ -137,11 +137,16 @@ def test_a_variant_without_a_change_or_a_name_is_refused(
 
 
 def test_a_variant_stands_apart_with_its_difference(table: ModuleType, tmp_path: Path) -> None:
-    changed = {**entry(dice=0.89), "variant": "no-ema", "changes": ["train.ema=null"]}
-    write(tmp_path / "files", entry(dice=0.9), changed)
+    changed = {"variant": "no-ema", "changes": ["train.ema=null"]}
+    other = {**entry(fold=1, dice=0.91), **changed}
+    other["machine"] = {**other["machine"], "cpu": "Other(R) Processor @ 1 GHz"}
+    write(tmp_path / "files", entry(dice=0.9), entry(fold=1), {**entry(dice=0.89), **changed}, other)
     text = table.section_text(table.load_entries(tmp_path / "files"))
-    assert "| `train.ema=null` | 0 | 15 | 0.890 / 0.870 | -0.010 / -0.010 |" in text
-    assert text.count("| medseg, `configs/recipes/fast.yaml` |") == 1
+    cpu = entry()["machine"]["cpu"]
+    assert f"| `train.ema=null` | 0 | 15 | {cpu}, bf16 | 1300 | 0.890 / 0.870 | -0.010 / -0.010 |" in text
+    assert "| `train.ema=null` | 1 | 15 | Other @ 1 GHz, bf16 | 1300 | 0.910 / 0.890 | - |" in text, "between machines: none"
+    assert "but `train.ema=null` | 15 | 0, 1 | 0.900 / 0.880 |" in text
+    assert text.count("| medseg, `configs/recipes/fast.yaml` | 0 | 15 |") == 1
 
 
 def test_nnunets_side_needs_its_python(
