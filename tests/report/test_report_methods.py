@@ -73,7 +73,16 @@ def test_what_was_not_done_is_not_told(tmp_path: Path) -> None:
     assert text.startswith("Cases: 5 train, 2 test; split by patient")
     assert "resampled to 6 x 6 x 6 mm" in text
     assert text.endswith("Software: medseg 1.2.3.")
-    for word in ("guided filter", "mirrored", "Trained for", "Scored against", "Cross-validation", "Prompts", "parts"):
+    said = (
+        "guided filter",
+        "mirrored",
+        "Trained for",
+        "Scored against",
+        "Cross-validation",
+        "Prompts",
+        "parts",
+    )
+    for word in said:
         assert word not in text
 
 
