@@ -154,12 +154,13 @@ def _parts(mask: Mask) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
 
 def _found(
     labels: npt.NDArray[Any], regions: Mask | None, position: int, info: ClassInfo
-) -> tuple[npt.NDArray[Any], Mask] | None:
-    """The smallest box that holds a class, as a view to write into, and where the class is in it; None without any."""
+) -> tuple[npt.NDArray[Any], Mask, tuple[slice, ...]] | None:
+    """The smallest box that holds a class, as a view to write into, where the class is in it, and the box; None without
+    any."""
     target = labels if regions is None else regions[position]
     whole = target == info.index if regions is None else target
     box = box_of(whole)
-    return None if box is None else (target[box], whole[box])
+    return None if box is None else (target[box], whole[box], box)
 
 
 def _remove_unlikely(
@@ -173,15 +174,14 @@ def _remove_unlikely(
 ) -> str:
     import cc3d
 
-    target = labels if regions is None else regions[position]
-    mask = target == info.index if regions is None else target
-    within = box_of(mask)
-    if within is None:
+    found = _found(labels, regions, position, info)
+    if found is None:
         return ""
-    target, image = target[within], image[within]
+    target, mask, within = found
+    image = image[within]
     low, high = limits
     removed, count = [], 0
-    parts, sizes = _parts(mask[within])
+    parts, sizes = _parts(mask)
     for number, box in enumerate(cc3d.statistics(parts)["bounding_boxes"][1:], start=1):
         inside = parts[box] == number
         median = float(np.median(image[box][inside]))
@@ -211,7 +211,7 @@ def _remove_small(
     found = _found(labels, regions, position, info)
     if found is None:
         return ""
-    target, mask = found
+    target, mask, _ = found
     parts, sizes = _parts(mask)
     # A part of exactly that volume stays, whatever the last bit of voxel_ml.
     small = sizes * voxel_ml < smallest * (1 - 1e-9)
@@ -233,7 +233,7 @@ def _keep_largest(
     found = _found(labels, regions, position, info)
     if found is None:
         return ""
-    target, mask = found
+    target, mask, _ = found
     dropped = mask & ~largest_part(mask)
     count = int(np.count_nonzero(dropped))
     share = count / int(np.count_nonzero(mask))
@@ -267,7 +267,7 @@ def _fill_holes(labels: npt.NDArray[Any], regions: Mask | None, position: int, i
     found = _found(labels, regions, position, info)
     if found is None:
         return ""
-    target, mask = found
+    target, mask, _ = found
     holes = binary_fill_holes(mask) & ~mask
     if regions is None:
         holes &= target == 0

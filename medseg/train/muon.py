@@ -3,7 +3,7 @@
 Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: a kernel's averaged gradient U S V^T is replaced by about
 U V^T, so that all its directions are learned at one pace, where the gradient's few strong ones hide the weak. Its
 updates are brought to the size of AdamW's as Liu et al. 2025, arXiv:2502.16982, equation 4, so that one rate and one
-weight decay serve both.
+weight decay serve both. torch has a Muon of its own since 2.9, for matrices alone: no convolutions, and no AdamW beside.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Muon(torch.optim.Optimizer):
             {"params": [weight for weight in learning if id(weight) in kernels], "kernels": True},
             {"params": [weight for weight in learning if id(weight) not in kernels], "kernels": False},
         ]
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        # fused: a restored state's counts of steps are put where the weights are, on a GPU too.
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "fused": True}
         super().__init__([group for group in groups if group["params"]], defaults)
 
     @torch.no_grad()
@@ -111,7 +112,7 @@ class Muon(torch.optim.Optimizer):
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight] = {
-                    "step": torch.zeros(()),
+                    "step": torch.zeros((), device=weight.device),
                     "exp_avg": torch.zeros_like(weight),
                     "exp_avg_sq": torch.zeros_like(weight),
                 }
@@ -130,5 +131,5 @@ class Muon(torch.optim.Optimizer):
             weight_decay=group["weight_decay"],
             eps=1e-8,
             maximize=False,
-            fused=True,
+            fused=group["fused"],
         )

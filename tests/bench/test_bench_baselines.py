@@ -33,7 +33,7 @@ def test_the_intensity_baseline_is_the_table_it_says_it_is() -> None:
     image = rng.uniform(0, 3, (40, 40)).astype(np.float32)
     target = image.astype(np.uint8)
     target[0] = 255  # ignored
-    net = fit_baseline(INTENSITY, {"a": Flat(image, target)}, FewFacts(), seed=1)  # type: ignore[arg-type]
+    net = fit_baseline(INTENSITY, {"a": Flat(image, target)}, FewFacts(), seed=1)
     found = net(torch.from_numpy(image)[None, None]).argmax(1)[0].numpy()
     assert (found == image.astype(int)).mean() > 0.98
     limits = net.edges.numpy()
@@ -45,5 +45,5 @@ def test_the_majority_baseline_says_the_same_everywhere() -> None:
 
     target = np.zeros((8, 8), np.uint8)
     target[:2] = 2
-    net = fit_baseline(MAJORITY, {"a": Flat(np.zeros((8, 8), np.float32), target)}, FewFacts(), seed=1)  # type: ignore[arg-type]
+    net = fit_baseline(MAJORITY, {"a": Flat(np.zeros((8, 8), np.float32), target)}, FewFacts(), seed=1)
     assert (net(torch.randn(1, 1, 5, 7)).argmax(1) == 0).all()

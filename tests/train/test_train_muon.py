@@ -82,9 +82,8 @@ def test_linear_layers_are_trained_as_torchs_own_muon_trains_them():
     settings = {"lr": 0.05, "weight_decay": 0.1, "momentum": 0.95}
     expected = _trained(torch_muon(theirs.parameters(), **settings, adjust_lr_fn="match_rms_adamw"), theirs)
     moved = _trained(Muon(ours, **settings), ours)["weight"] - before
-    wanted = (
-        expected["weight"] - before
-    )  # its rounds are in bfloat16: an eighth bit, carried on by the quintic
+    wanted = expected["weight"] - before
+    # Its rounds are in bfloat16: an eighth bit, carried on by the quintic.
     assert (moved - wanted).norm() < 0.03 * wanted.norm()
 
 
